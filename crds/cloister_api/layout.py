@@ -1,0 +1,91 @@
+"""Where a run's files lie in the store: the run folder, and the output prefix with its one pointer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with `parts` below it, one slash between each."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """`<runUri>/<uid>/`: what a run needs to go on, deleted by publish on success."""
+
+    run_uri: str
+    uid: str
+
+    @property
+    def root(self) -> str:
+        return join(self.run_uri, self.uid)
+
+    @property
+    def run_file(self) -> str:
+        return join(self.root, "run.json")
+
+    @property
+    def plan_file(self) -> str:
+        return join(self.root, "plan.json")
+
+    @property
+    def tokens(self) -> str:
+        """Tokens of this run, unless dataset.cacheUri keeps them by content."""
+        return join(self.root, "tokens")
+
+    @property
+    def checkpoints(self) -> str:
+        return join(self.root, "checkpoints")
+
+    def checkpoint(self, step: int) -> str:
+        return join(self.checkpoints, f"step-{step:06d}")
+
+    @property
+    def metrics(self) -> str:
+        return join(self.root, "metrics")
+
+    def metrics_part(self, first_step: int) -> str:
+        """Metrics from `first_step` up to the next checkpoint."""
+        return join(self.metrics, f"from-{first_step:06d}.jsonl")
+
+    def rank_log(self, attempt: int, rank: int) -> str:
+        return join(self.root, "attempts", str(attempt), "logs", f"rank-{rank:02d}.log")
+
+    @property
+    def adapter(self) -> str:
+        """The staged adapter with its checks.json, written by train and read by publish."""
+        return join(self.root, "adapter")
+
+    @property
+    def checks_file(self) -> str:
+        return join(self.adapter, "checks.json")
+
+    @property
+    def merged(self) -> str:
+        return join(self.root, "merged")
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """`<output.uri>/`: immutable folders by uid, and current.json, the only object that changes."""
+
+    output_uri: str
+    uid: str
+
+    @property
+    def pointer(self) -> str:
+        return join(self.output_uri, "current.json")
+
+    @property
+    def folder(self) -> str:
+        return join(self.output_uri, self.uid)
+
+    @property
+    def manifest(self) -> str:
+        return join(self.folder, "manifest.json")
+
+
+def cache_folder(cache_uri: str, digest: str) -> str:
+    """`<cacheUri>/<sha256>/`: tokens kept by content."""
+    return join(cache_uri, digest)

@@ -1,0 +1,194 @@
+"""What prepare, train and publish leave for each other in the run folder: plan.json, the tokens' index, checks.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cloister_api.base import ApiModel
+from cloister_api.status import ExactMatch, GateResult
+from pydantic import Field
+
+
+class FileDigest(ApiModel):
+    """A file by name, size in bytes and sha256 (hexadecimal)."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class ListedFile(ApiModel):
+    """A file as its store lists it."""
+
+    name: str
+    size: int
+    etag: str
+    """The store's ETag; for file and pvc, the modification time in nanoseconds."""
+
+
+class LicenseFinding(ApiModel):
+    """The base model's licence and what proves it."""
+
+    id: str
+    evidence: Literal["LicenseText", "ModelCard", "Family", "Stated"]
+    file: str | None = None
+    sha256: str | None = None
+    files: list[str] = []
+    """Licence and notice files in the model's folder that publish copies."""
+
+
+class ModelRecord(ApiModel):
+    """The base model as prepare found it."""
+
+    uri: str
+    model_type: str
+    architecture: str
+    small_files: list[FileDigest]
+    """config.json, tokenizer, chat template, licence files: fetched and hashed by prepare."""
+    weight_files: list[ListedFile]
+    """The safetensors files that the index (or the single file) names; fetched by train."""
+    header_digest: str
+    """sha256 over the safetensors headers in order of file name."""
+    fingerprint: str
+    """sha256 over names, sizes, ETags, config, tokenizer files and headers."""
+    ignored_files: list[str]
+    base_parameters: int
+    license: LicenseFinding
+    position_limit: int
+    """Longest sequence that the model's configuration allows, in tokens."""
+
+
+class TokenShard(ApiModel):
+    """One safetensors file of examples.
+
+    Tensors: `tokens` uint32 [sum of lengths]; `offsets` int64 [examples + 1]; `labelSpans` int32 [spans, 3] rows of
+    (example in shard, start, end within the example; end exclusive), sorted; `repeats` uint8 [examples], how often the
+    example occurs in an epoch (training shards only).
+    """
+
+    file: FileDigest
+    examples: int
+    tokens: int
+    trained_tokens: int
+
+
+class TokensIndex(ApiModel):
+    """index.json of a tokens folder, written last: its presence means that the folder is complete."""
+
+    version: Literal[1] = 1
+    digest: str
+    """sha256 over the files, tokenizer, template and options: the dataset's content digest."""
+    train: list[TokenShard]
+    validation: list[TokenShard]
+    epoch_examples: int
+    """Examples in an epoch, repeats counted."""
+    epoch_tokens: int
+    epoch_trained_tokens: int
+    validation_examples: int
+    longest: int
+    """Tokens of the longest stored example."""
+    stop_token_id: int | None
+    """The token that ends an assistant turn and is trained."""
+    pad_token_id: int
+    samples: list[SampleRow] = []
+    """Held-out rows for evaluation.samples."""
+    report: dict[str, Any] = {}
+    """The data report: lengths, truncated, duplicates, overlap, detected format and mapping."""
+
+
+class SampleRow(ApiModel):
+    """A held-out row to be answered: the prompt's token ids, and the answer's text as the dataset has it."""
+
+    prompt: list[int]
+    answer: str
+
+
+class MemoryPart(ApiModel):
+    """One part of the memory plan."""
+
+    name: str
+    bytes: int
+    note: str = ""
+
+
+class TrainPlan(ApiModel):
+    """What prepare chose for train."""
+
+    zero_stage: int
+    micro_batch_tokens: int
+    gradient_checkpointing: bool
+    packing: bool
+    max_length: int
+    total_steps: int
+    steps_per_epoch: int
+    target_modules: list[str]
+    """Full names of the adapted modules, in model order."""
+    trainable_parameters: int
+    gpu_memory: list[MemoryPart]
+    host_memory: list[MemoryPart]
+    local_disk: list[MemoryPart]
+    gpu_memory_limit: int | None
+    """Bytes of one device; None on CPUs."""
+    warnings: list[str] = []
+
+
+class PlanFile(ApiModel):
+    """plan.json: everything that prepare found and chose."""
+
+    version: Literal[1] = 1
+    model: ModelRecord
+    tokens_uri: str
+    data: TokensIndex
+    plan: TrainPlan
+    egress: dict[str, Any] = {}
+    """prepare's egress proof; empty in local runs."""
+
+
+class EvaluationPoint(ApiModel):
+    """A measurement on the validation examples: mean loss per trained token."""
+
+    step: int
+    loss: float
+
+
+class SampleAnswer(ApiModel):
+    """A held-out row answered greedily before and after training."""
+
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+class Checks(ApiModel):
+    """checks.json beside the staged adapter: what train measured and proved; publish reads it."""
+
+    version: Literal[1] = 1
+    step: int
+    total_steps: int
+    best_step: int
+    base_digest: str
+    """sha256 over the base model's weight files, by name."""
+    weight_files: list[FileDigest] = []
+    adapter: FileDigest
+    """adapter_model.safetensors as staged and read back."""
+    adapter_config: FileDigest
+    read_back_equal: bool
+    """The staged adapter, read back from the store, equals the live one bit for bit."""
+    frozen_unchanged: bool
+    self_tests: dict[str, str]
+    """Name of each start-up test and what it saw."""
+    base_loss: float | None = None
+    loss: float | None = None
+    evaluations: list[EvaluationPoint] = []
+    exact_match: ExactMatch | None = None
+    samples: list[SampleAnswer] = []
+    gate: GateResult = GateResult.NONE
+    final_train_loss: float
+    train_seconds: Annotated[float, Field(ge=0)]
+    gpu_seconds: int = 0
+    world_sizes: list[int] = []
+    measured_memory: list[MemoryPart] = []
+    versions: dict[str, str] = {}
+    egress: dict[str, Any] = {}
+    merged_files: list[FileDigest] = []
