@@ -1,0 +1,68 @@
+"""What a person reads while a step works: sentences and progress, drawn on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_PROGRESS_INTERVAL_S = 10.0
+
+
+class ProgressTask(Protocol):
+    """Something that advances towards its total."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Move on by `amount`."""
+
+
+class Reporter:
+    """Sentences for a person on standard error; standard output stays free for results and event lines."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        """Tell what was found or done."""
+        self.console.print(sentence, markup=False)
+
+    def warn(self, sentence: str) -> None:
+        """Tell what is worth knowing before it hurts."""
+        self.console.print(f"Warning: {sentence}", style="yellow", markup=False)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[ProgressTask]:
+        """A bar on a terminal; elsewhere a line now and then."""
+        if not self.console.is_terminal:
+            yield _PlainProgress(self, label, total)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bars:
+            yield _BarProgress(bars, bars.add_task(label, total=total))
+
+
+class _BarProgress:
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, amount: int = 1) -> None:
+        self._bars.advance(self._task, amount)
+
+
+class _PlainProgress:
+    def __init__(self, reporter: Reporter, label: str, total: int | None) -> None:
+        self._reporter, self._label, self._total = reporter, label, total
+        self._done, self._said_at = 0, time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._said_at >= PLAIN_PROGRESS_INTERVAL_S:
+            self._said_at = now
+            of_total = f" of {self._total}" if self._total is not None else ""
+            self._reporter.say(f"{self._label}: {self._done}{of_total}")
