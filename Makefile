@@ -1,0 +1,82 @@
+# Everything a developer runs. Each target sets up what it needs; `make help` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := crds/cloister_api operator/cloister_operator trainer/cloister_trainer
+PYTHON_SOURCES := crds operator trainer tests scripts benchmarks examples
+SHELL_SOURCES := .ci/run $(wildcard scripts/*.sh)
+HAS_GPU := $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo yes)
+MARKERS := not soak$(if $(HAS_GPU),, and not gpu)
+PYTEST_ARGS ?=
+
+##@ Every day
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z][a-z0-9-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Make .venv from the locked requirements; nothing happens when it is up to date
+	@scripts/setup.sh
+
+.PHONY: format
+format: setup ## Format the code and repair what ruff can repair
+	$(BIN)/ruff format $(wildcard $(PYTHON_SOURCES))
+	$(BIN)/ruff check --fix $(wildcard $(PYTHON_SOURCES))
+
+.PHONY: generate
+generate: setup ## Write the CRD and the reference pages from the API's models
+	$(BIN)/python -m cloister_api.generate
+
+.PHONY: quickstart
+quickstart: setup ## Fine-tune a small model on this machine, from a manifest to a verified adapter in an S3 store
+	$(BIN)/python scripts/quickstart.py
+
+##@ Checks
+
+.PHONY: test
+test: lint typecheck verify ## All checks and tests that CI runs
+	$(BIN)/pytest -m "$(MARKERS)" $(PYTEST_ARGS)
+
+.PHONY: soak
+soak: setup ## The long tests
+	$(BIN)/pytest -m soak $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup ## Style, formatting, import contracts, shell scripts
+	$(BIN)/ruff check $(wildcard $(PYTHON_SOURCES))
+	$(BIN)/ruff format --check $(wildcard $(PYTHON_SOURCES))
+	$(BIN)/lint-imports
+	@for script in $(SHELL_SOURCES); do bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SOURCES); fi
+
+.PHONY: typecheck
+typecheck: setup ## mypy --strict
+	$(BIN)/mypy $(PACKAGES)
+
+.PHONY: verify
+verify: setup ## Generated files are what the models generate
+	$(BIN)/python -m cloister_api.generate --check
+
+.PHONY: bench
+bench: setup ## Measure against plain loops and other trainers, as ratios
+	$(BIN)/python -m benchmarks
+
+##@ Dependencies
+
+.PHONY: lock
+lock: setup ## Write requirements/*.txt from *.in, keeping the versions that still fit
+	@scripts/lock.sh
+
+.PHONY: upgrade
+upgrade: setup ## Write requirements/*.txt with the newest versions that *.in allows
+	@scripts/lock.sh --upgrade
+
+.PHONY: clean
+clean: ## Remove .venv and everything built
+	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
