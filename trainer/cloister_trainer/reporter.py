@@ -26,10 +26,20 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.output = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, sentence: str) -> None:
         """Tell what was found or done."""
         self.console.print(sentence, markup=False)
+
+    def result(self, sentence: str) -> None:
+        """Print a command's result on standard output."""
+        self.output.print(sentence, markup=False)
+
+    def fail(self, reason: str, message: str) -> None:
+        """Tell why the work ended, and what to do."""
+        self.console.print(f"{reason}: ", style="bold red", end="", markup=False)
+        self.console.print(message, markup=False)
 
     def warn(self, sentence: str) -> None:
         """Tell what is worth knowing before it hurts."""

@@ -1,0 +1,80 @@
+"""`python -m cloister_trainer {prepare,train,publish} --run PATH`: one step, as a pod runs it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cloister_api.errors import CloisterError
+from cloister_api.exit_codes import ExitCode, exit_code_for
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from cloister_api.termination import Outcome, TerminationMessage
+from pydantic import ValidationError
+
+from cloister_trainer.interrupt import Interrupted
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.steps import STEPS, StepContext, check_step
+
+TERMINATION_LOG_ENVIRONMENT = "CLOISTER_TERMINATION_LOG"
+TERMINATION_LOG = "/dev/termination-log"
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Run one step and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m cloister_trainer", description=__doc__)
+    parser.add_argument("step", choices=sorted(STEPS), help="the step to run")
+    parser.add_argument("--run", required=True, type=Path, metavar="PATH", help="the run file, run.json")
+    parser.add_argument("--check", action="store_true", help="with publish: check output and key, write no adapter")
+    options = parser.parse_args(arguments)
+    reporter = Reporter()
+    try:
+        run = Run.model_validate_json(options.run.read_text())
+    except (OSError, ValidationError) as error:
+        reporter.say(f"The run file {options.run} cannot be used: {error}")
+        return ExitCode.USAGE
+    step = check_step if options.step == "publish" and options.check else STEPS[options.step]
+    try:
+        message = TerminationMessage(outcome=Outcome.SUCCEEDED, result=step(StepContext.of(run, reporter, environ)))
+    except Interrupted as interrupted:
+        reporter.say(interrupted.sentence)
+        return ExitCode.INTERRUPTED
+    except CloisterError as error:
+        message = failure_message(error)
+    except Exception as error:  # noqa: BLE001  (the last line of defence: a sentence for the user, the trace for the log)
+        log.exception("unexpected error")
+        message = failure_message(unexpected(error))
+    if message.reason is not None:
+        reporter.say(f"{message.reason}: {message.message}")
+    write_termination_message(message, environ)
+    return ExitCode.DONE if message.reason is None else exit_code_for(message.reason)
+
+
+def failure_message(error: CloisterError) -> TerminationMessage:
+    """How a step's failure reaches the operator."""
+    outcome = Outcome.REFUSED if error.reason.facts.refusal else Outcome.FAILED
+    return TerminationMessage(outcome=outcome, reason=error.reason, message=error.message)
+
+
+def unexpected(error: Exception) -> CloisterError:
+    """A sentence for an error that nobody foresaw; its text may hold anything, so only its type is named."""
+    return CloisterError(
+        FailureReason.INTERNAL,
+        f"An unexpected {type(error).__name__} ended the step. The log has its trace; please report it.",
+    )
+
+
+def write_termination_message(message: TerminationMessage, environ: Mapping[str, str]) -> None:
+    """Leave the message where the kubelet reads it, when there is such a place."""
+    path = Path(environ.get(TERMINATION_LOG_ENVIRONMENT, TERMINATION_LOG))
+    if path.exists() or TERMINATION_LOG_ENVIRONMENT in environ:
+        path.write_text(message.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

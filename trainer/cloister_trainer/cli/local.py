@@ -1,0 +1,90 @@
+"""A manifest on this machine: from a FineTuneJob to the Run that the three steps take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cloister_api.errors import CloisterError
+from cloister_api.job import FineTuneJob, FineTuneJobSpec
+from cloister_api.loading import load_jobs
+from cloister_api.reasons import FailureReason
+from cloister_api.run import LOCAL_NAMESPACE, Run, RunSettings, local_uid
+from cloister_api.spec_data import Dataset
+
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import Storage, open_storage
+
+
+def load_one_job(path: Path) -> FineTuneJob:
+    """The single job in a file.
+
+    Raises CloisterError(SpecInvalid) when the file cannot be read, is not valid, or holds several jobs.
+    """
+    jobs = load_jobs(path)
+    if len(jobs) != 1:
+        names = ", ".join(job.metadata.name for job in jobs)
+        raise CloisterError(
+            FailureReason.SPEC_INVALID,
+            f"{path} holds {len(jobs)} jobs ({names}), and this command takes one. Put each into its own file.",
+        )
+    return jobs[0]
+
+
+def local_storage() -> Storage:
+    """The store that AWS's own environment names configure."""
+    return open_storage(RunSettings().storage, os.environ)
+
+
+def local_run(job: FineTuneJob, storage: Storage, reporter: Reporter) -> Run:
+    """The run of a job on this machine: devices as they are, and a uid that equal inputs give again."""
+    spec = on_this_machine(job.spec, reporter)
+    namespace = job.metadata.namespace or LOCAL_NAMESPACE
+    uid = local_uid(namespace, job.metadata.name, spec, source_listing(spec, storage))
+    return Run(uid=uid, namespace=namespace, name=job.metadata.name, spec=spec)
+
+
+def on_this_machine(spec: FineTuneJobSpec, reporter: Reporter) -> FineTuneJobSpec:
+    """`spec` with gpusPerWorker chosen by what this machine has, where the job leaves it open.
+
+    Raises CloisterError(DoesNotFit) when the job asks for GPUs that are not here.
+    """
+    devices = gpu_count()
+    asked = spec.distribution.workers * spec.distribution.gpus_per_worker
+    if asked <= devices:
+        return spec
+    if devices == 0 and "gpus_per_worker" not in spec.distribution.model_fields_set:
+        reporter.say("This machine has no GPU: training on its CPUs.")
+        distribution = spec.distribution.model_copy(update={"gpus_per_worker": 0})
+        return spec.model_copy(update={"distribution": distribution})
+    raise CloisterError(
+        FailureReason.DOES_NOT_FIT,
+        f"spec.distribution asks for {spec.distribution.workers} x {spec.distribution.gpus_per_worker} GPUs, and this "
+        f"machine has {devices}. Set distribution.workers and distribution.gpusPerWorker to what is here (0 trains on "
+        "CPUs), or run the job on a cluster.",
+    )
+
+
+def gpu_count() -> int:
+    """CUDA devices of this machine; the driver's device files tell it without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def source_listing(spec: FineTuneJobSpec, storage: Storage) -> list[list[str]]:
+    """uri, size and ETag of every file that the run reads."""
+    uris = [spec.model.uri, *dataset_uris(spec.dataset)]
+    if spec.model.chat_template is not None and spec.model.chat_template.uri is not None:
+        uris.append(spec.model.chat_template.uri)
+    if spec.lora.init_from is not None:
+        uris.append(spec.lora.init_from.uri)
+    return [[entry.uri, str(entry.size), entry.etag] for uri in uris for entry in storage.list(uri)]
+
+
+def dataset_uris(dataset: Dataset) -> list[str]:
+    """Every place that the dataset names."""
+    sources = [source.uri for source in dataset.sources or []]
+    validation = [dataset.validation.uri] if dataset.validation and dataset.validation.uri else []
+    return [*([dataset.uri] if dataset.uri else []), *sources, *validation]

@@ -1,0 +1,71 @@
+"""`cloister run`: the three steps one after another on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import time
+import uuid
+from typing import Any
+
+from cloister_api.errors import CloisterError
+from cloister_api.exit_codes import ExitCode
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from cloister_api.spec_cluster import Hold
+
+from cloister_trainer.cli.local import load_one_job, local_run, local_storage
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.steps import StepContext, prepare_step, publish_step, train_step
+from cloister_trainer.storage import Storage
+
+
+def execute(options: argparse.Namespace, reporter: Reporter) -> int:
+    """Prepare, train, publish; a second call with the same inputs goes on where the first one ended."""
+    started = time.monotonic()
+    job = load_one_job(options.job)
+    if job.spec.suspend:
+        raise CloisterError(
+            FailureReason.SPEC_INVALID, f"{options.job}: spec.suspend is true. Set it to false to run the job."
+        )
+    storage = local_storage()
+    run = local_run(job, storage, reporter)
+    if options.fresh:
+        run = discard(run, storage, reporter)
+    context = dataclasses.replace(StepContext.of(run, reporter), storage=storage)
+    if options.signing_key is not None:
+        context = dataclasses.replace(context, signing_key=options.signing_key)
+    reporter.say(f"Run {run.uid} of job {run.name}: data in {run.layout.root}")
+
+    prepared = prepare_step(context)
+    if "reused" in prepared:
+        reporter.result(f"AlreadyPublished: an equal adapter is at {prepared['reused']['uri']}")
+        return ExitCode.DONE
+    describe_plan(prepared["plan"], reporter)
+    if run.spec.hold is Hold.BEFORE_TRAINING:
+        reporter.say("Held before training (spec.hold). Remove spec.hold and run the same command again to go on.")
+        return ExitCode.DONE
+    train_step(context)
+    output = publish_step(context)["output"]
+    reporter.result(f"Published {output['uri']}")
+    reporter.say(f"Done in {time.monotonic() - started:.0f} s. Check it: cloister verify {run.spec.output.uri}")
+    return ExitCode.DONE
+
+
+def discard(run: Run, storage: Storage, reporter: Reporter) -> Run:
+    """Delete what an earlier run with the same inputs left; a published one stays, and a new uid is taken."""
+    storage.delete_prefix(run.layout.root)
+    if storage.exists(run.output.manifest):
+        reporter.say(f"The adapter published from the same inputs stays at {run.output.folder}.")
+        run = run.model_copy(update={"uid": str(uuid.uuid5(uuid.UUID(run.uid), str(time.time_ns())))})
+    return run
+
+
+def describe_plan(plan: dict[str, Any], reporter: Reporter) -> None:
+    """The plan in one line."""
+    reporter.say(
+        f"{plan['examples']:,} examples, {plan['tokens']:,} tokens an epoch, {plan['trainedTokens']:,} of them trained; "
+        f"{plan['totalSteps']:,} steps; {plan['trainableParameters']:,} of {plan['baseParameters']:,} parameters; "
+        f"ZeRO stage {plan['zeroStage']}, micro-batches of {plan['microBatchTokens']:,} tokens."
+    )

@@ -1,0 +1,89 @@
+"""prepare: check everything that can be checked without a GPU, tokenise, and plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.reuse import reuse_key
+from cloister_api.run import Run
+from cloister_api.spec_cluster import IfExists
+
+from cloister_trainer.model.folder import InspectedModel, inspect_model
+from cloister_trainer.model.plan import build_train_plan
+from cloister_trainer.prepare.data import prepare_tokens
+from cloister_trainer.publish.check import Reused, check_output
+from cloister_trainer.records import PlanFile
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import MissingObject, Storage
+from cloister_trainer.workspace import Workspace
+
+
+def prepare(
+    run: Run, storage: Storage, reporter: Reporter, workspace: Workspace, signing_key: Path | None
+) -> PlanFile | Reused:
+    """Leave tokens, plan.json and run.json in the run folder, or find that the adapter exists already.
+
+    A prepared run is not prepared again: plan.json is written last. Raises CloisterError for every mistake that can be
+    seen before a device is taken.
+    """
+    if (earlier := read_plan(run, storage)) is not None:
+        reporter.say("Prepared earlier; going on from there.")
+        return earlier
+    check_output(run, storage, None, signing_key)
+    plan = make_plan(run, storage, reporter, workspace)
+    if run.spec.output.if_exists is IfExists.REUSE:
+        key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest)
+        if (reused := check_output(run, storage, key, signing_key)) is not None:
+            return reused
+    storage.write(run.layout.run_file, run.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
+    storage.write(run.layout.plan_file, plan.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
+    return plan
+
+
+def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace) -> PlanFile:
+    """Model and data checked, tokens written, memory planned."""
+    inspected = inspect(run, storage, reporter, workspace)
+    tokens_uri, index = prepare_tokens(
+        run,
+        storage,
+        inspected.folder,
+        inspected.record.position_limit,
+        workspace.run(run.uid) / "prepare",
+        reporter,
+        processes=None,
+    )
+    plan = build_train_plan(run, inspected, index)
+    for warning in plan.warnings:
+        reporter.warn(warning)
+    return PlanFile(model=inspected.record, tokens_uri=tokens_uri, data=index, plan=plan)
+
+
+def inspect(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace) -> InspectedModel:
+    """The model folder, its small files fetched into the run's scratch folder."""
+    scratch = workspace.run(run.uid) / "model"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return inspect_model(storage, run.spec.model.uri, scratch, run.spec.model.license, run.settings, reporter)
+
+
+def read_plan(run: Run, storage: Storage) -> PlanFile | None:
+    """plan.json of this run, or None when it has not been prepared."""
+    try:
+        text = storage.read(run.layout.plan_file)
+    except MissingObject:
+        return None
+    return PlanFile.model_validate_json(text)
+
+
+def require_plan(run: Run, storage: Storage) -> PlanFile:
+    """plan.json of this run.
+
+    Raises CloisterError(Internal) when prepare has not run.
+    """
+    plan = read_plan(run, storage)
+    if plan is None:
+        raise CloisterError(
+            FailureReason.INTERNAL, f"There is no plan at {run.layout.plan_file}. Run prepare for this run first."
+        )
+    return plan
