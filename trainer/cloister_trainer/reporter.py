@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -27,6 +28,11 @@ class Reporter:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.output = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+    @classmethod
+    def silent(cls) -> Reporter:
+        """A reporter that nobody hears."""
+        return cls(Console(file=io.StringIO()))
 
     def say(self, sentence: str) -> None:
         """Tell what was found or done."""

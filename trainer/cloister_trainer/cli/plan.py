@@ -1,0 +1,98 @@
+"""`cloister plan`: what prepare would check and choose, and what other settings would need; nothing is written."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from cloister_api.exit_codes import ExitCode
+from cloister_api.job import FineTuneJobSpec
+from rich.table import Table
+
+from cloister_trainer.cli.local import load_one_job, local_run, local_storage
+from cloister_trainer.records import MemoryPart, PlanFile
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.workspace import Workspace
+
+GIB = 2**30
+
+
+def execute(options: argparse.Namespace, reporter: Reporter) -> int:
+    """Run prepare's checks against a scratch folder, and print the plan and the what-ifs."""
+    from cloister_trainer.model.plan import what_ifs
+    from cloister_trainer.prepare.main import inspect, make_plan
+
+    job = load_one_job(options.job)
+    storage = local_storage()
+    run = local_run(job, storage, reporter)
+    with tempfile.TemporaryDirectory(prefix="cloister-plan-") as scratch:
+        dry = run.model_copy(update={"spec": writing_to(run.spec, Path(scratch))})
+        workspace = Workspace(Path(scratch))
+        plan = make_plan(dry, storage, reporter, workspace)
+        rows = what_ifs(dry, inspect(dry, storage, Reporter.silent(), workspace), plan.data)
+    print_plan(plan, reporter)
+    headings = ("GPU memory", "GPUs", "maxLength", "fits", "ZeRO", "micro-batch", "checkpointing", "peak")
+    table = Table(*headings, title="What if")
+    for row in rows:
+        table.add_row(
+            f"{row.gpu_memory // GIB} GiB",
+            str(row.gpus),
+            str(row.max_length),
+            "yes" if row.fits else "no",
+            str(row.zero_stage),
+            str(row.micro_batch_tokens),
+            "yes" if row.gradient_checkpointing else "no",
+            gibibytes(row.peak_bytes),
+        )
+    reporter.output.print(table)
+    return ExitCode.DONE
+
+
+def writing_to(spec: FineTuneJobSpec, folder: Path) -> FineTuneJobSpec:
+    """`spec` with everything that prepare writes going to a local folder."""
+    storage = spec.storage.model_copy(update={"run_uri": f"file://{folder}/run"})
+    dataset = spec.dataset.model_copy(update={"cache_uri": None})
+    return spec.model_copy(update={"storage": storage, "dataset": dataset})
+
+
+def print_plan(plan: PlanFile, reporter: Reporter) -> None:
+    """What was found and chosen, then every part of the memory."""
+    chosen, data = plan.plan, plan.data
+    summary = Table("", "", show_header=False, title="Plan")
+    for name, value in (
+        ("model", f"{plan.model.model_type}, {plan.model.base_parameters:,} parameters"),
+        ("licence", f"{plan.model.license.id} ({plan.model.license.evidence})"),
+        ("adapter", f"{chosen.trainable_parameters:,} parameters on {len(chosen.target_modules):,} modules"),
+        ("examples", f"{data.epoch_examples:,} an epoch, {data.validation_examples:,} for validation"),
+        ("tokens", f"{data.epoch_tokens:,} an epoch, {data.epoch_trained_tokens:,} of them trained"),
+        ("longest example", f"{data.longest:,} tokens (maxLength {chosen.max_length:,})"),
+        ("steps", f"{chosen.total_steps:,} ({chosen.steps_per_epoch:,} an epoch)"),
+        ("ZeRO stage", str(chosen.zero_stage)),
+        ("micro-batch", f"{chosen.micro_batch_tokens:,} tokens, {'packed' if chosen.packing else 'not packed'}"),
+        ("gradient checkpointing", "yes" if chosen.gradient_checkpointing else "no"),
+    ):
+        summary.add_row(name, value)
+    reporter.output.print(summary)
+    for title, parts in (
+        ("Memory of one GPU", chosen.gpu_memory),
+        ("Host memory of one worker", chosen.host_memory),
+        ("Local disk of one worker", chosen.local_disk),
+    ):
+        if parts:
+            reporter.output.print(memory_table(title, parts))
+
+
+def memory_table(title: str, parts: list[MemoryPart]) -> Table:
+    """Every part in bytes, and the sum."""
+    table = Table("part", "bytes", "", "note", title=title)
+    for part in parts:
+        table.add_row(part.name, f"{part.bytes:,}", gibibytes(part.bytes), part.note)
+    total = sum(part.bytes for part in parts)
+    table.add_row("total", f"{total:,}", gibibytes(total), "", style="bold")
+    return table
+
+
+def gibibytes(count: int) -> str:
+    """Bytes as GiB with two digits."""
+    return f"{count / GIB:.2f} GiB"
