@@ -9,6 +9,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+RULE_BROKEN = "rule_broken"
+"""Type of the pydantic error that carries the sentences of broken rules, in its context under `sentences`."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +29,23 @@ class Rule:
 
 
 class ApiModel(BaseModel):
-    """A part of the API. Immutable once parsed; written and read in camelCase; unknown fields are errors."""
+    """A part of the API. Immutable once parsed; written and read in camelCase; unknown fields are errors.
+
+    The string below a field is its description, read from the source only when something is generated
+    (`cloister_api.schema`): reading it at import, as pydantic can, would double every command's start-up.
+    """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, defer_build=True
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in self.rules:
-            if not rule.holds(self):
-                raise ValueError(rule.message)
+        broken = [rule.message for rule in self.rules if not rule.holds(self)]
+        if broken:
+            raise PydanticCustomError(RULE_BROKEN, "{text}", {"text": "; ".join(broken), "sentences": broken})
         return self
 
     def to_api(self) -> dict[str, Any]:
@@ -59,22 +67,48 @@ def at_most_one(*fields: str) -> Callable[[Any], bool]:
     return lambda model: sum(getattr(model, field) is not None for field in fields) <= 1
 
 
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+_SEGMENT = r"([^./\x00-\x20\x7f][^/\x00-\x20\x7f]*|\.[^./\x00-\x20\x7f][^/\x00-\x20\x7f]*|\.\.[^/\x00-\x20\x7f]+)"
+"""One part of a path: not empty, neither `.` nor `..`, no white space or control character."""
+
+_S3 = rf"s3://[A-Za-z0-9][A-Za-z0-9._-]{{0,62}}(/{_SEGMENT})*/?"
+_PVC = rf"pvc://[a-z0-9][a-z0-9.-]{{0,252}}(/{_SEGMENT})*/?"
+_FILE = rf"file://(/{_SEGMENT})+/?"
+
+MODEL_URI_PATTERN = rf"^({_S3}|{_PVC}|{_FILE})$"
+STORE_URI_PATTERN = rf"^({_S3}|{_FILE})$"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+LABEL_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+MODULE_PATTERN = r"^[A-Za-z0-9_.*]+$"
+DURATION_PATTERN = r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+EXPECTED = {
+    MODEL_URI_PATTERN: "s3://bucket/path, pvc://claim/path or file:///path",
+    STORE_URI_PATTERN: "s3://bucket/path or file:///path",
+    NAME_PATTERN: "the name of a Kubernetes object (lower-case letters, digits, - and .)",
+    LABEL_PATTERN: "lower-case letters, digits and -, starting with a letter",
+    LABEL_VALUE_PATTERN: "the value of a Kubernetes label (letters, digits, -, _ and .)",
+    MODULE_PATTERN: "a module's name (letters, digits, _, . and *)",
+    DURATION_PATTERN: "a length of time such as 90s, 10m or 1h30m",
+    QUANTITY_PATTERN: "a quantity such as 80Gi or 500m",
+}
+"""What each pattern asks for, in words for a person."""
+
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 """The name of a Kubernetes object (RFC 1123 subdomain)."""
 
 ShortText = Annotated[str, Field(max_length=256)]
 LongText = Annotated[str, Field(max_length=2048)]
 
-ModelUri = Annotated[str, Field(max_length=1024, pattern=r"^(s3|pvc|file)://[^\x00-\x20\x7f]+$")]
+ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN)]
 """A folder or object that is only read: s3://bucket/prefix, pvc://claim/path, or file:///path in local runs."""
 
-StoreUri = Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://[^\x00-\x20\x7f]+$")]
+StoreUri = Annotated[str, Field(max_length=1024, pattern=STORE_URI_PATTERN)]
 """A folder that is written: s3://bucket/prefix, or file:///path in local runs."""
 
-Duration = Annotated[str, Field(max_length=32, pattern=r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", min_length=2)]
+Duration = Annotated[str, Field(min_length=2, max_length=32, pattern=DURATION_PATTERN)]
 """A length of time as Kubernetes writes it: `90s`, `10m`, `1h30m`."""
 
-Quantity = Annotated[
-    str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$", min_length=1)
-]
+Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY_PATTERN)]
 """A Kubernetes quantity as a string: `80Gi`, `500m`."""

@@ -12,7 +12,9 @@ class CloisterError(Exception):
     credential or the content of a row.
     """
 
-    def __init__(self, reason: FailureReason, message: str, *, step: int | None = None, node: str | None = None) -> None:
+    def __init__(
+        self, reason: FailureReason, message: str, *, step: int | None = None, node: str | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -19,14 +19,17 @@ class RunLayout:
 
     @property
     def root(self) -> str:
+        """The run folder."""
         return join(self.run_uri, self.uid)
 
     @property
     def run_file(self) -> str:
+        """The run file, as every step was told it."""
         return join(self.root, "run.json")
 
     @property
     def plan_file(self) -> str:
+        """What prepare found and chose."""
         return join(self.root, "plan.json")
 
     @property
@@ -36,13 +39,16 @@ class RunLayout:
 
     @property
     def checkpoints(self) -> str:
+        """Folder of all checkpoints."""
         return join(self.root, "checkpoints")
 
     def checkpoint(self, step: int) -> str:
+        """Folder of the checkpoint after `step` optimizer steps."""
         return join(self.checkpoints, f"step-{step:06d}")
 
     @property
     def metrics(self) -> str:
+        """Folder of the metrics' parts."""
         return join(self.root, "metrics")
 
     def metrics_part(self, first_step: int) -> str:
@@ -50,6 +56,7 @@ class RunLayout:
         return join(self.metrics, f"from-{first_step:06d}.jsonl")
 
     def rank_log(self, attempt: int, rank: int) -> str:
+        """End of one rank's log in one attempt."""
         return join(self.root, "attempts", str(attempt), "logs", f"rank-{rank:02d}.log")
 
     @property
@@ -59,10 +66,12 @@ class RunLayout:
 
     @property
     def checks_file(self) -> str:
+        """What train measured and proved."""
         return join(self.adapter, "checks.json")
 
     @property
     def merged(self) -> str:
+        """The staged merged model, when one is asked for."""
         return join(self.root, "merged")
 
 
@@ -75,14 +84,17 @@ class OutputLayout:
 
     @property
     def pointer(self) -> str:
+        """The only object that changes: it names the published folder."""
         return join(self.output_uri, "current.json")
 
     @property
     def folder(self) -> str:
+        """This run's immutable folder."""
         return join(self.output_uri, self.uid)
 
     @property
     def manifest(self) -> str:
+        """Written last but the pointer: with it the folder is complete."""
         return join(self.folder, "manifest.json")
 
 

@@ -21,7 +21,7 @@ class FailureReason(ApiEnum):
     DATASET_INVALID = "DatasetInvalid"
     OUTPUT_EXISTS = "OutputExists"
     DOES_NOT_FIT = "DoesNotFit"
-    SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 (a reason, not a password)
     VOLUME_NOT_FOUND = "VolumeNotFound"
     STORAGE_ACCESS_DENIED = "StorageAccessDenied"
     STORAGE_UNAVAILABLE = "StorageUnavailable"
@@ -127,9 +127,7 @@ FAILURE_FACTS: dict[FailureReason, ReasonFacts] = {
     _R.MODEL_UNSUPPORTED: _refused(
         "The model's architecture or file format cannot be trained.", "Use the model or the conversion that is named."
     ),
-    _R.DATASET_NOT_FOUND: _refused(
-        "There is no dataset at the given URI.", "Correct the URI, or upload the dataset."
-    ),
+    _R.DATASET_NOT_FOUND: _refused("There is no dataset at the given URI.", "Correct the URI, or upload the dataset."),
     _R.DATASET_INVALID: _refused(
         "Rows of the dataset cannot be used.", "Correct the named files and lines; the message gives each."
     ),
@@ -141,7 +139,9 @@ FAILURE_FACTS: dict[FailureReason, ReasonFacts] = {
         "The run needs more memory than the devices have.", "Use one of the settings that the message lists."
     ),
     _R.SECRET_NOT_FOUND: _refused("A Secret that the job names does not exist.", "Create the Secret."),
-    _R.VOLUME_NOT_FOUND: _refused("A claim that the job names does not exist.", "Create the claim, or correct its name."),
+    _R.VOLUME_NOT_FOUND: _refused(
+        "A claim that the job names does not exist.", "Create the claim, or correct its name."
+    ),
     _R.STORAGE_ACCESS_DENIED: _refused(
         "The object store refused the credentials.", "Correct the credentials, or what they may do on the named URI."
     ),

@@ -37,6 +37,8 @@ class StorageDefaults(ApiModel):
     """Path of a CA bundle that signs the endpoint's certificate."""
     path_style: bool = True
     """Address buckets by path, not by host name."""
+    run_uri: str | None = None
+    """Where run folders lie, for example s3://cloister-runs/{namespace}. Absent: below each job's output.uri."""
 
 
 class RunSettings(ApiModel):
@@ -73,10 +75,12 @@ class Run(ApiModel):
 
     @property
     def layout(self) -> RunLayout:
+        """Where the run folder's files lie."""
         return RunLayout(run_uri_of(self.spec), self.uid)
 
     @property
     def output(self) -> OutputLayout:
+        """Where the published files lie."""
         return OutputLayout(self.spec.output.uri, self.uid)
 
 

@@ -43,9 +43,7 @@ class Distribution(ApiModel):
         Rule(
             "!has(self.minWorkers) || self.minWorkers <= self.workers",
             "distribution.minWorkers is at most distribution.workers",
-            lambda distribution: (
-                distribution.min_workers is None or distribution.min_workers <= distribution.workers
-            ),
+            lambda distribution: distribution.min_workers is None or distribution.min_workers <= distribution.workers,
         ),
         Rule(
             "self.offload == 'None' || (has(self.zeroStage) && self.zeroStage == 3)",
@@ -88,9 +86,9 @@ class PodSettings(ApiModel):
     """Labels that the node must have, besides the profile's."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = None
     """Taints that the pod tolerates, besides the profile's."""
-    affinity: Annotated[
-        dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-    ] | None = None
+    affinity: (
+        Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] | None
+    ) = None
     """A Kubernetes affinity."""
     priority_class_name: Name | None = None
     """A priority class that the administrator allows."""
@@ -158,7 +156,7 @@ class Output(ApiModel):
 class Storage(ApiModel):
     """Access to the object store."""
 
-    secret_name: Name = "cloister-storage"
+    secret_name: Name = "cloister-storage"  # noqa: S105 (the name of a Secret)
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and any of AWS_SESSION_TOKEN, AWS_ENDPOINT_URL_S3,
     AWS_REGION and ca.crt."""
     run_uri: StoreUri | None = None
@@ -209,4 +207,3 @@ class Hold(ApiEnum):
 
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
 PositiveSeconds = Annotated[int, Field(ge=1, le=315_360_000)]
-

@@ -179,5 +179,3 @@ class Evaluation(ApiModel):
     """Held-out rows answered greedily before and after training, with exact matches counted."""
     gate: Gate | None = None
     """Absent: an adapter is published whatever its loss."""
-
-

@@ -241,9 +241,9 @@ class FineTuneJobStatus(ApiModel):
     """When the job was accepted."""
     completion_time: Timestamp | None = None
     """When it ended."""
-    resolved: Annotated[
-        dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-    ] | None = None
+    resolved: (
+        Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] | None
+    ) = None
     """Every value chosen."""
     images: Annotated[dict[str, Text], Field(max_length=8)] | None = None
     """Images by role, with digests."""
@@ -251,22 +251,29 @@ class FineTuneJobStatus(ApiModel):
     """Ordinal of the newest RayJob."""
     retries: Count | None = None
     """Consecutive attempts without a newer checkpoint."""
-    attempts: Annotated[
-        list[Attempt],
-        Field(
-            max_length=10,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
-        ),
-    ] | None = None
+    attempts: (
+        Annotated[
+            list[Attempt],
+            Field(
+                max_length=10,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+            ),
+        ]
+        | None
+    ) = None
     """The newest attempts."""
     gpu_seconds: Count | None = None
     """GPU time of all attempts."""
-    conditions: Annotated[
-        list[Condition],
-        Field(
-            max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-        ),
-    ] | None = None
+    conditions: (
+        Annotated[
+            list[Condition],
+            Field(
+                max_length=16,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            ),
+        ]
+        | None
+    ) = None
     """Conditions by type."""
     plan: PlanStatus | None = None
     """What prepare chose and counted."""
