@@ -1,0 +1,1 @@
+"""Training: what the worker computes, and the run around it."""

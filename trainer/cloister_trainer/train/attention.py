@@ -1,0 +1,169 @@
+"""Attention over packed segments: each token sees the tokens before it in its own segment, and no others.
+
+Registered with transformers under the name `cloister`. No mask is registered beside it, so transformers builds none
+(a mask would be quadratic in the packed length, and finding the segments would make the host wait for the device).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+
+NAME = "cloister"
+_FLASH_TYPES = (torch.bfloat16, torch.float16)
+_FLASH_HEAD_DIMENSION = 256
+_UNSUPPORTED = {"softcap": "soft-capped attention", "s_aux": "attention sinks", "position_bias": "attention biases"}
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where the segments of a packed row lie."""
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+    """int32 [segments + 1] on the device."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest segment."""
+        return max(self.lengths)
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    segments: Segments | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within segments, as transformers' AttentionInterface calls it.
+
+    Shapes: query [1, H, T, D], key [1, KV, T, D], value [1, KV, T, V]; returns ([1, T, H, V], None). `segments` comes
+    through the model's keyword arguments, so a recomputation under gradient checkpointing sees the same.
+    """
+    for name, words in _UNSUPPORTED.items():
+        if kwargs.get(name) is not None:
+            raise _unsupported(module, f"uses {words}")
+    if segments is None:
+        raise _unsupported(module, "does not hand keyword arguments down to its attention layers")
+    if attention_mask is not None:
+        raise _unsupported(module, "builds an attention mask of its own")
+    window = sliding_window if sliding_window is not None and sliding_window < segments.longest else None
+    flash = query.is_cuda and query.dtype in _FLASH_TYPES and query.shape[-1] <= _FLASH_HEAD_DIMENSION
+    attend = _flash if flash else _per_segment
+    return attend(query, key, value, segments, scaling=scaling, window=window), None
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scaling: float | None, window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    width = value.shape[-1]
+    if width != query.shape[-1]:  # multi-head latent attention: the kernel wants one head dimension
+        value = pad(value, (0, query.shape[-1] - width))
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        segments.cu_seqlens,
+        segments.cu_seqlens,
+        segments.longest,
+        segments.longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return cast(Tensor, out)[..., :width].unsqueeze(0)
+
+
+def _per_segment(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scaling: float | None, window: int | None
+) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    parts = zip(*(torch.split(x, segments.lengths, dim=2) for x in (query, key, value)), strict=True)
+    outputs = []
+    for q, k, v in parts:
+        mask = _window_mask(q.shape[2], window, q.device) if window is not None and q.shape[2] > window else None
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(out.transpose(1, 2))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """bool [length, length]: a token sees itself and the `window` - 1 tokens before it."""
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril().triu(1 - window)
+
+
+def check_attention(model: nn.Module, longest: int) -> None:
+    """Raise CloisterError (MODEL_UNSUPPORTED) for a model whose attention this function cannot stand in for.
+
+    A window that the model applies only in its mask never reaches the attention function: such a model is refused
+    where an example could be longer than the window.
+    """
+    config: Any = model.config
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise _unsupported(model, "uses soft-capped attention")
+    if getattr(config, "attention_chunk_size", None) is not None:
+        raise _unsupported(model, "uses chunked attention")
+    if any(kind not in _LAYER_KINDS for kind in getattr(config, "layer_types", None) or ()):
+        raise _unsupported(model, "has layers that are not softmax attention")
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in _WINDOW_ONLY_IN_MASK and window is not None and longest > window:
+        raise CloisterError(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"A {config.model_type} model attends to {window} tokens at most, but an example has {longest}. Set "
+            f"training.maxLength to {window} or lower.",
+        )
+
+
+_LAYER_KINDS = ("full_attention", "sliding_attention")
+_WINDOW_ONLY_IN_MASK = frozenset({"phimoe"})
+
+
+def _unsupported(module: nn.Module, what: str) -> CloisterError:
+    config: Any = module.config
+    return CloisterError(
+        FailureReason.MODEL_UNSUPPORTED,
+        f"The model type {config.model_type} {what}, which training on packed examples does not support. Use another "
+        "model.",
+    )
+
+
+@contextmanager
+def stock_attention(model: Any) -> Iterator[None]:
+    """Inside, the model attends as transformers does by default (masks, key-value cache): for generation."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    ours = [config for config in configs.values() if getattr(config, "_attn_implementation", None) == NAME]
+    for config in ours:
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        for config in ours:
+            config._attn_implementation = NAME
+
+
+def register() -> None:
+    """Make the name `cloister` known to transformers; again and again does no harm."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, segment_attention)

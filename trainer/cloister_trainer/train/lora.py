@@ -1,0 +1,164 @@
+"""The adapter: LoRA layers put into a base model, their start values, and the files that stock PEFT reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.spec_training import Lora
+from cloister_trainer.model.targets import Targets
+from cloister_trainer.train.randomness import DropoutKey, StatelessDropout, initial_a
+
+ADAPTER = "default"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PREFIX = "base_model.model."
+
+
+def add_lora(model: Any, targets: Targets, lora: Lora, seed: int) -> Any:
+    """Put an adapter on exactly the weights that `targets` names, and return the PeftModel.
+
+    A and B are float32 whatever the base's type, drawn by (seed, parameter name); everything else is frozen. Raises
+    CloisterError (SELF_TEST_FAILED) unless exactly what was asked for got an adapter.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=_whole(lora.alpha),
+        target_modules=_shortest_names(model, targets.modules),
+        target_parameters=list(targets.parameters) or None,
+        rank_pattern={re.escape(name): rank for name, rank in targets.ranks.items() if rank != lora.rank},
+        use_rslora=lora.rank_stabilized,
+    )
+    peft_model = get_peft_model(model, config)
+    check_targets(peft_model, targets)
+    _initialise(peft_model, seed)
+    if lora.dropout > 0:
+        _add_dropout(peft_model, lora.dropout, DropoutKey(seed))
+    return peft_model
+
+
+def _shortest_names(model: nn.Module, modules: Sequence[str]) -> list[str]:
+    """What PEFT resolves to exactly `modules`: last parts of names, as serving tools read them, where they suffice."""
+    wanted = set(modules)
+    last_parts = {name.rsplit(".", 1)[-1] for name in wanted}
+    chosen = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in last_parts}
+    return sorted(last_parts) if chosen == wanted else sorted(wanted)
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
+
+
+def _initialise(peft_model: nn.Module, seed: int) -> None:
+    with torch.no_grad():
+        for name, parameter in trainable_parameters(peft_model).items():
+            if ".lora_A." in name:
+                parameter.copy_(initial_a(name, (parameter.shape[0], parameter.shape[1]), seed))
+            else:
+                parameter.zero_()
+
+
+def _add_dropout(peft_model: Any, p: float, key: DropoutKey) -> None:
+    """Dropout on the input of every adapted linear layer; PEFT knows none for fused experts."""
+    from peft.tuners.lora import Linear
+
+    for name, layer in lora_layers(peft_model).items():
+        if isinstance(layer, Linear):
+            layer.lora_dropout[ADAPTER] = StatelessDropout(p, name, key)
+
+
+def lora_layers(peft_model: nn.Module) -> dict[str, Any]:
+    """Adapted layers by their full name in the base model (a parameter's layer: its module's name and its own)."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+
+    layers: dict[str, Any] = {}
+    for name, module in peft_model.named_modules():
+        if isinstance(module, LoraLayer):
+            own = name.removeprefix(_PREFIX)
+            if isinstance(module, ParamWrapper):
+                own = own.replace(".base_layer", "") + "." + module.parameter_name
+            layers[own] = module
+    return layers
+
+
+def check_targets(peft_model: nn.Module, targets: Targets) -> None:
+    """Raise CloisterError (SELF_TEST_FAILED) unless exactly the targets are adapted, and nothing else is trainable.
+
+    PEFT rewrites the targets of some mixture-of-experts models without a word.
+    """
+    wanted, found = {*targets.modules, *targets.parameters}, set(lora_layers(peft_model))
+    missing, surplus = sorted(wanted - found), sorted(found - wanted)
+    if missing or surplus:
+        raise CloisterError(
+            FailureReason.SELF_TEST_FAILED,
+            f"Self-test targets: the adapter lies on {len(found)} weights, but {len(wanted)} were asked for. Missing: "
+            f"{_some(missing)}. Not asked for: {_some(surplus)}. Name the modules in lora.targets.modules.",
+        )
+    stray = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    if stray:
+        raise CloisterError(
+            FailureReason.SELF_TEST_FAILED, f"Self-test targets: base weights are not frozen: {_some(stray)}."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return "none" if not names else ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def trainable_parameters(peft_model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters in the model's order, by the names of PEFT's files (without the adapter's name)."""
+    return {saved_name(name): parameter for name, parameter in peft_model.named_parameters() if parameter.requires_grad}
+
+
+def saved_name(name: str) -> str:
+    """A parameter's name in adapter_model.safetensors: `….lora_A.default.weight` is written `….lora_A.weight`."""
+    return name.replace(f".{ADAPTER}.", ".")
+
+
+def adapter_state(peft_model: nn.Module) -> dict[str, Tensor]:
+    """A float32 copy of the adapter on the CPU, by PEFT's saved names; at stage 3 to be called where it is gathered."""
+    return {
+        name: parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, parameter in trainable_parameters(peft_model).items()
+    }
+
+
+def load_adapter_state(peft_model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Set the adapter's parameters from `state`; `source` is named when names or shapes differ (ADAPTER_INVALID)."""
+    parameters = trainable_parameters(peft_model)
+    unequal = sorted(parameters.keys() ^ state.keys()) or sorted(
+        name for name, parameter in parameters.items() if parameter.shape != state[name].shape
+    )
+    if unequal:
+        raise CloisterError(
+            FailureReason.ADAPTER_INVALID,
+            f"The adapter at {source} does not fit this job's lora settings: {len(unequal)} tensors differ in name or "
+            f"shape, {unequal[0]} among them. Use the rank and targets that it was trained with.",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def save_adapter(peft_model: Any, state: Mapping[str, Tensor], folder: Path, base_model_uri: str) -> None:
+    """Write adapter_model.safetensors (float32) and adapter_config.json as stock PEFT loads them; the same bytes always."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = peft_model.peft_config[ADAPTER].to_dict()
+    config |= {"base_model_name_or_path": base_model_uri, "inference_mode": True}
+    ordered = {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(config.items())}
+    (folder / CONFIG_FILE).write_text(json.dumps(ordered, indent=2) + "\n")

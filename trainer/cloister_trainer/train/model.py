@@ -1,0 +1,123 @@
+"""The base model, and the module that DeepSpeed wraps: from a micro-batch to its summed loss."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cloister_api.spec_training import Precision
+from cloister_trainer.train import attention
+from cloister_trainer.train.layout import MicroBatch
+from cloister_trainer.train.loss import Head, summed_cross_entropy
+from cloister_trainer.train.randomness import StatelessDropout
+
+_NOISE = (
+    "attention_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
+    "hidden_dropout",
+    "input_jitter_noise",
+    "resid_pdrop",
+    "residual_dropout",
+    "router_jitter_noise",
+)
+
+
+def load_base(folder: Path, precision: Precision, longest: int) -> Any:
+    """The causal language model in `folder`, frozen, bf16 or fp32, on the CPU (or as an active zero.Init says).
+
+    `longest` is the length of the longest example in tokens. Raises CloisterError (MODEL_UNSUPPORTED) for attention
+    that training on packed examples cannot stand in for.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    attention.register()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=quiet(config),
+        dtype=base_type(precision),
+        attn_implementation=attention.NAME,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return prepare_base(model, longest)
+
+
+def base_type(precision: Precision) -> torch.dtype:
+    """The type of the frozen weights and of matrix products."""
+    return torch.float32 if precision is Precision.FP32 else torch.bfloat16
+
+
+def quiet(config: Any) -> Any:
+    """`config` without dropout and jitter of the base model: it is frozen, and randomness here is stateless."""
+    for name in _NOISE:
+        if getattr(config, name, None):
+            setattr(config, name, 0.0)
+    return config
+
+
+def prepare_base(model: Any, longest: int) -> Any:
+    """Freeze a transformers model and check that it can be trained on packed examples; returns the same model."""
+    attention.check_attention(model, longest)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+class TrainingModule(nn.Module):
+    """From a MicroBatch to the float32 sum of its label tokens' cross-entropy; what goes to deepspeed.initialize.
+
+    Matrix products run in bf16 by an autocast that is entered here: DeepSpeed's engine switches off one that is
+    entered outside it. Precision FP32 has none.
+    """
+
+    def __init__(self, model: Any, precision: Precision) -> None:
+        super().__init__()
+        self.model = model
+        self._autocast = precision is Precision.BF16
+        self._dropout_keys = {module.key for module in model.modules() if isinstance(module, StatelessDropout)}
+
+    def set_position(self, step: int, rank: int, micro_batch: int) -> None:
+        """Say which forward pass comes next: dropout masks depend on nothing else."""
+        for key in self._dropout_keys:
+            key.step, key.rank, key.micro_batch = step, rank, micro_batch
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, adapter layers within."""
+        return self.model.get_base_model()
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute each decoder layer in the backward pass, or keep its activations."""
+        if enabled:
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.base.activation_checkpointing_disable()
+
+    def forward(self, micro_batch: MicroBatch) -> Tensor:
+        """The summed loss, a float32 scalar; 0 but connected where no token carries loss."""
+        with self.precision(micro_batch.input_ids.device):
+            hidden = self.hidden_states(micro_batch)
+            chosen = hidden.index_select(0, micro_batch.label_positions)
+            return summed_cross_entropy(chosen, micro_batch.labels, Head.of(self.base))
+
+    def hidden_states(self, micro_batch: MicroBatch) -> Tensor:
+        """The backbone's last hidden states [T, H], after the final norm."""
+        backbone = self.base.base_model
+        output = backbone(
+            input_ids=micro_batch.input_ids,
+            position_ids=micro_batch.position_ids,
+            use_cache=False,
+            segments=attention.Segments(micro_batch.segment_lengths, micro_batch.cu_seqlens),
+        )
+        return cast(Tensor, output.last_hidden_state).squeeze(0)
+
+    def precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """The autocast that matrix products run under."""
+        return torch.autocast(device.type, torch.bfloat16) if self._autocast else nullcontext()
