@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.run import canonical_json
 
-_RESULT_FIELDS = {
+_RESULT_FIELDS: dict[str, set[str] | bool] = {
     "model": {"uri", "license", "chat_template"},
     "dataset": {
         "uri",
@@ -34,6 +35,10 @@ def reuse_key(spec: FineTuneJobSpec, model_fingerprint: str, dataset_digest: str
     Only fields that differ from the schema's default count, so that a field added to the API later, left out, changes
     no key. URIs count besides the fingerprint and the digest: the manifest names them.
     """
-    chosen = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_RESULT_FIELDS)
-    inputs = {"spec": chosen, "model": model_fingerprint, "dataset": dataset_digest}
+    inputs = {"spec": result_fields(spec), "model": model_fingerprint, "dataset": dataset_digest}
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+
+
+def result_fields(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The fields that affect the published files, where they differ from the schema's defaults; as JSON."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_RESULT_FIELDS)
