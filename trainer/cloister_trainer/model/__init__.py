@@ -1,1 +1,1 @@
-"""The base model: what its folder holds, under which licence, which weights get an adapter, and what fits into memory."""
+"""The base model: its folder, its licence, the weights that get an adapter, and what fits into memory."""

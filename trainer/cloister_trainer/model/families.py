@@ -28,7 +28,7 @@ class AttentionKind(StrEnum):
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts of a layer: two 3-D parameters of the live model, and what the checkpoint stores in their place."""
+    """Routed experts of a layer: two 3-D parameters of the live model, and what the checkpoint stores instead."""
 
     gate_up: str = "mlp.experts.gate_up_proj"
     """Live parameter, [experts, 2 x intermediate, hidden] (`transposed`: [experts, hidden, 2 x intermediate])."""

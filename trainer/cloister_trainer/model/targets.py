@@ -11,7 +11,6 @@ from typing import Any
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Lora, TargetPreset
-
 from cloister_trainer.model.families import FAMILIES, LAYER_PREFIX, Family
 from cloister_trainer.model.tensors import LiveTensors, TensorInfo, layer_of, live_tensors
 

@@ -32,6 +32,7 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
+        """Number of elements."""
         return prod(self.shape)
 
 
@@ -90,9 +91,12 @@ def _fuse(
     if experts.stored is None:
         return {}
     gate, up, down = experts.stored
-    fused = {}
+    fused: dict[str, tuple[int, ...]] = {}
     for (module, leaf), shapes in singles.items():
-        out, width = next(iter(shapes.values()))
+        shape = next(iter(shapes.values()))
+        if len(shape) != 2:
+            continue
+        out, width = shape
         layer = module.removesuffix(".experts").removesuffix(experts.gate_up.split(".")[0])
         if leaf == gate and (module, up) in singles:
             fused[layer + experts.gate_up] = (len(shapes), 2 * out, width)

@@ -1,0 +1,143 @@
+"""The base model's licence: found in its files, stated in the job, or unknown."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import LicenseEvidence, RunSettings
+from cloister_trainer.model.families import Family
+from cloister_trainer.model.license_texts import normal_id, recognise
+from cloister_trainer.model.small_files import MODEL_CARD, is_license_file
+from cloister_trainer.records import FileDigest, LicenseFinding
+
+NOT_THE_MODEL = ("CODE", "THIRD")
+"""Licence files with these words in their names speak of something else than the weights."""
+
+
+def find_license(
+    folder: Path, small_files: Iterable[FileDigest], family: Family, stated: str | None, settings: RunSettings
+) -> LicenseFinding:
+    """The model's licence with the strongest evidence there is.
+
+    In this order: the text of a licence file, the model card, the family's only usual licence. A stated licence must be
+    one of those found in text or card; where neither says anything it counts as stated.
+
+    Raises LicenseUnknown when nothing is found or stated, or the files disagree and nothing decides between them;
+    LicenseNotAllowed when the stated licence contradicts the files, or the administrator does not allow it.
+    """
+    digests = {file.name: file for file in small_files}
+    copied = [name for name in digests if is_license_file(name)]
+    found = [*_from_texts(folder, digests, copied), *_from_card(folder, digests, copied)]
+    finding = _choose(found, family, stated, copied)
+    _check_allowed(finding, settings)
+    return finding
+
+
+def _from_texts(folder: Path, digests: dict[str, FileDigest], copied: list[str]) -> list[LicenseFinding]:
+    """Recognised licence files; one that names the model comes first."""
+    findings = []
+    for name in sorted(copied, key=lambda name: ("MODEL" not in name.upper(), name)):
+        if any(word in name.upper() for word in NOT_THE_MODEL):
+            continue
+        identifier = recognise((folder / name).read_text(encoding="utf-8", errors="replace"))
+        if identifier:
+            findings.append(
+                LicenseFinding(
+                    id=identifier, evidence="LicenseText", file=name, sha256=digests[name].sha256, files=copied
+                )
+            )
+    return findings
+
+
+def _from_card(folder: Path, digests: dict[str, FileDigest], copied: list[str]) -> list[LicenseFinding]:
+    """The licences that the model card's front matter names."""
+    if MODEL_CARD not in digests:
+        return []
+    fields = front_matter((folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace"))
+    names = fields.get("license")
+    if names in ("other", None):
+        names = fields.get("license_name")
+    named = names if isinstance(names, list) else [names]
+    return [
+        LicenseFinding(
+            id=normal_id(name),
+            evidence="ModelCard",
+            file=MODEL_CARD,
+            sha256=digests[MODEL_CARD].sha256,
+            files=copied,
+        )
+        for name in named
+        if isinstance(name, str) and name.strip()
+    ]
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The YAML between the first two `---` lines; empty when there is none or it does not parse."""
+    lines = card.removeprefix("\ufeff").splitlines()
+    if not lines or lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
+        return {}
+    end = next(number for number, line in enumerate(lines[1:], start=1) if line.strip() == "---")
+    try:
+        fields = YAML(typ="safe", pure=True).load(io.StringIO("\n".join(lines[1:end])))
+    except (YAMLError, ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _choose(found: list[LicenseFinding], family: Family, stated: str | None, copied: list[str]) -> LicenseFinding:
+    different = list(dict.fromkeys(finding.id for finding in found))
+    if stated is not None:
+        agreeing = [finding for finding in found if finding.id == normal_id(stated)]
+        if agreeing:
+            return agreeing[0]
+        if found:
+            raise CloisterError(
+                FailureReason.LICENSE_NOT_ALLOWED,
+                f"model.license states {stated}, but the model's files say otherwise: {_places(found)}. "
+                "Correct model.license, or use the model that it belongs to.",
+            )
+        return LicenseFinding(id=normal_id(stated), evidence="Stated", files=copied)
+    if len(different) > 1:
+        raise CloisterError(
+            FailureReason.LICENSE_UNKNOWN,
+            f"The model's files name different licences: {_places(found)}. "
+            f"Say which one is meant, for example `license: {different[0]}` under spec.model.",
+        )
+    if found:
+        return found[0]
+    if len(family.licenses) == 1:
+        return LicenseFinding(id=family.licenses[0], evidence="Family", files=copied)
+    unread = f" ({', '.join(copied)} is not a licence text that is known)" if copied else ""
+    raise CloisterError(
+        FailureReason.LICENSE_UNKNOWN,
+        f"No licence was found in the model's files{unread}, and models of the family {family.title} have different "
+        f"ones. Add a line under spec.model, for example `license: {family.licenses[0]}`.",
+    )
+
+
+def _check_allowed(finding: LicenseFinding, settings: RunSettings) -> None:
+    allowed = [normal_id(name) for name in settings.allowed_licenses]
+    if allowed and finding.id not in allowed:
+        raise CloisterError(
+            FailureReason.LICENSE_NOT_ALLOWED,
+            f"The model's licence is {finding.id} ({finding.evidence}{f', {finding.file}' if finding.file else ''}); "
+            f"the administrator allows {', '.join(allowed)}. Use another model, or ask the administrator.",
+        )
+    if settings.license_evidence is LicenseEvidence.FOUND and finding.evidence == "Stated":
+        raise CloisterError(
+            FailureReason.LICENSE_NOT_ALLOWED,
+            f"The licence {finding.id} is only stated in model.license, and the administrator wants it found in the "
+            "model's files. Add the model's LICENSE file or model card to its folder.",
+        )
+
+
+def _places(found: list[LicenseFinding]) -> str:
+    return ", ".join(f"{finding.id} in {finding.file}" for finding in found)
