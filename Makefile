@@ -35,7 +35,11 @@ generate: setup ## Write the CRD and the reference pages from the API's models
 
 .PHONY: quickstart
 quickstart: setup ## Fine-tune a small model on this machine, from a manifest to a verified adapter in an S3 store
-	$(BIN)/python scripts/quickstart.py
+	@PYTHONPATH=tests $(BIN)/python scripts/quickstart.py
+
+.PHONY: store
+store: setup ## Start the quickstart's store again, until Ctrl-C
+	@PYTHONPATH=tests $(BIN)/python scripts/store.py
 
 ##@ Checks
 

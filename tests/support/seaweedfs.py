@@ -166,6 +166,7 @@ class SeaweedFS:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C is for whoever uses the store, which may still need it
             )  # fmt: skip
 
     def _arguments(self, ports: list[int], identities: Path) -> list[str]:

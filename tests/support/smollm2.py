@@ -2,7 +2,7 @@
 
 The package ships the model as 4-bit GGUF, so the weights here are dequantised and a little worse than the original's.
 
-    python -m tests.support.smollm2        prints the folder, after making it when it is missing (about 20 s)
+    python tests/support/smollm2.py        prints the folder, after making it when it is missing (about 20 s)
 """
 
 from __future__ import annotations

