@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from cloister_api.errors import CloisterError
 from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.termination import Outcome, TerminationMessage
-from pydantic import ValidationError
-
 from cloister_trainer.interrupt import Interrupted
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.steps import STEPS, StepContext, check_step
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.env
         return ExitCode.INTERRUPTED
     except CloisterError as error:
         message = failure_message(error)
-    except Exception as error:  # noqa: BLE001  (the last line of defence: a sentence for the user, the trace for the log)
+    except Exception as error:
         log.exception("unexpected error")
         message = failure_message(unexpected(error))
     if message.reason is not None:

@@ -13,7 +13,6 @@ from typing import Any
 from cloister_api.errors import CloisterError
 from cloister_api.events import Event, FailureSeen, Progress, format_event
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
-
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 from cloister_trainer.workspace import Workspace
@@ -56,7 +55,7 @@ def prepare_step(context: StepContext) -> dict[str, Any]:
 
     found = prepare(context.run, context.storage, context.reporter, context.workspace, context.signing_key)
     if isinstance(found, Reused):
-        return {"reused": found.output.to_api()}
+        return {"reused": found.output.to_api(), "message": found.message}
     plan, data = found.plan, found.data
     return {
         "plan": {

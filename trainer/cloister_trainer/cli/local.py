@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cloister_api.loading import load_jobs
+
 from cloister_api.errors import CloisterError
 from cloister_api.job import FineTuneJob, FineTuneJobSpec
-from cloister_api.loading import load_jobs
 from cloister_api.reasons import FailureReason
+from cloister_api.resolve import resolve_spec
 from cloister_api.run import LOCAL_NAMESPACE, Run, RunSettings, local_uid
 from cloister_api.spec_data import Dataset
-
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 
@@ -38,8 +39,8 @@ def local_storage() -> Storage:
 
 def local_run(job: FineTuneJob, storage: Storage, reporter: Reporter) -> Run:
     """The run of a job on this machine: devices as they are, and a uid that equal inputs give again."""
-    spec = on_this_machine(job.spec, reporter)
     namespace = job.metadata.namespace or LOCAL_NAMESPACE
+    spec = resolve_spec(on_this_machine(job.spec, reporter), namespace, RunSettings())
     uid = local_uid(namespace, job.metadata.name, spec, source_listing(spec, storage))
     return Run(uid=uid, namespace=namespace, name=job.metadata.name, spec=spec)
 

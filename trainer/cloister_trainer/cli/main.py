@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cloister_api.errors import CloisterError
 from cloister_api.exit_codes import ExitCode, exit_code_for
-
 from cloister_trainer.interrupt import Interrupted
 from cloister_trainer.reporter import Reporter
 
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001  (the last line of defence: a sentence, not a trace)
+    except Exception as error:
         if os.environ.get(TRACE_ENVIRONMENT):
             raise
         reporter.fail("Internal", f"An unexpected {type(error).__name__}. Set {TRACE_ENVIRONMENT}=1 to see its trace.")

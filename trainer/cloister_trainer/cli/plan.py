@@ -6,10 +6,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from cloister_api.exit_codes import ExitCode
-from cloister_api.job import FineTuneJobSpec
 from rich.table import Table
 
+from cloister_api.exit_codes import ExitCode
+from cloister_api.job import FineTuneJobSpec
 from cloister_trainer.cli.local import load_one_job, local_run, local_storage
 from cloister_trainer.records import MemoryPart, PlanFile
 from cloister_trainer.reporter import Reporter

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from cloister_api.exit_codes import ExitCode
 from rich.text import Text
 
+from cloister_api.exit_codes import ExitCode
 from cloister_trainer.cli.local import load_one_job, local_run, local_storage
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.workspace import Workspace

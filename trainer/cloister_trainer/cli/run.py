@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import time
 import uuid
 from typing import Any
@@ -14,7 +13,6 @@ from cloister_api.exit_codes import ExitCode
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.spec_cluster import Hold
-
 from cloister_trainer.cli.local import load_one_job, local_run, local_storage
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.steps import StepContext, prepare_step, publish_step, train_step
@@ -40,7 +38,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
 
     prepared = prepare_step(context)
     if "reused" in prepared:
-        reporter.result(f"AlreadyPublished: an equal adapter is at {prepared['reused']['uri']}")
+        reporter.result(f"AlreadyPublished: {prepared['message']}")
         return ExitCode.DONE
     describe_plan(prepared["plan"], reporter)
     if run.spec.hold is Hold.BEFORE_TRAINING:

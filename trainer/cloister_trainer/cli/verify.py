@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from cloister_api.exit_codes import ExitCode
-
 from cloister_trainer.cli.local import local_storage
 from cloister_trainer.reporter import Reporter
 

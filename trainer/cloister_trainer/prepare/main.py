@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cloister_trainer.model.plan import build_train_plan
+
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.reuse import reuse_key
 from cloister_api.run import Run
 from cloister_api.spec_cluster import IfExists
-
 from cloister_trainer.model.folder import InspectedModel, inspect_model
-from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.publish.check import Reused, check_output
 from cloister_trainer.records import PlanFile
@@ -28,10 +28,11 @@ def prepare(
     A prepared run is not prepared again: plan.json is written last. Raises CloisterError for every mistake that can be
     seen before a device is taken.
     """
+    if (published := check_output(run, storage, None, signing_key)) is not None:
+        return published
     if (earlier := read_plan(run, storage)) is not None:
         reporter.say("Prepared earlier; going on from there.")
         return earlier
-    check_output(run, storage, None, signing_key)
     plan = make_plan(run, storage, reporter, workspace)
     if run.spec.output.if_exists is IfExists.REUSE:
         key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest)

@@ -1,0 +1,88 @@
+"""The rows and models that every contender trains on, and how it tells what it measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+WARM_UP_STEPS = 2
+LORA = {"rank": 16, "alpha": 32.0}
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MICRO_BATCH_TOKENS = 2048
+LEARNING_RATE = 2e-4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example; its last tokens, from `first_label` on, carry loss."""
+
+    tokens: NDArray[np.int64]
+    first_label: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How rows look, and how many make a step."""
+
+    name: str
+    lengths: tuple[int, int]
+    label_share: float
+    batch_size: int
+
+    def rows(self, steps: int, vocabulary: int) -> list[Row]:
+        """Rows for `steps` steps after the warm-up, equal in every contender."""
+        generator = np.random.default_rng(7)
+        count = (steps + WARM_UP_STEPS) * self.batch_size
+        lengths = generator.integers(*self.lengths, size=count, endpoint=True)
+        return [
+            Row(generator.integers(10, vocabulary - 10, size=length), int(length - max(1, length * self.label_share)))
+            for length in lengths
+        ]
+
+
+WORKLOADS = {
+    "short": Workload("short", (150, 250), 0.3, 16),
+    "long": Workload("long", (1024, 1024), 1.0, 4),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a contender is asked to run."""
+
+    model: Path
+    workload: Workload
+    precision: str
+    steps: int
+    variant: str
+    processes: int
+
+
+def options() -> Options:
+    """The contender's command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), required=True)
+    parser.add_argument("--precision", choices=["BF16", "FP32"], required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--variant", default="")
+    parser.add_argument("--processes", type=int, default=1)
+    parsed = parser.parse_args()
+    workload = WORKLOADS[parsed.workload]
+    return Options(parsed.model, workload, parsed.precision, parsed.steps, parsed.variant, parsed.processes)
+
+
+def report(tokens: int, seconds: float, losses: Sequence[float]) -> None:
+    """Print the measurement as one JSON line: processed tokens (padding not counted) per second, and peak memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result = {"tokensPerSecond": tokens / seconds, "peakBytes": peak, "losses": [round(loss, 4) for loss in losses]}
+    sys.stdout.write("\nRESULT " + json.dumps(result) + "\n")
+    sys.stdout.flush()
