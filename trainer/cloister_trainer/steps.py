@@ -131,6 +131,7 @@ class EventWriter:
         self._context = context
 
     def __call__(self, event: Event) -> None:
+        """Take an event from train."""
         if isinstance(event, Progress):
             self.step = event.step
         if self._context.lines:

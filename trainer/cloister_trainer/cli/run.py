@@ -63,7 +63,7 @@ def discard(run: Run, storage: Storage, reporter: Reporter) -> Run:
 def describe_plan(plan: dict[str, Any], reporter: Reporter) -> None:
     """The plan in one line."""
     reporter.say(
-        f"{plan['examples']:,} examples, {plan['tokens']:,} tokens an epoch, {plan['trainedTokens']:,} of them trained; "
+        f"{plan['examples']:,} examples, {plan['tokens']:,} tokens an epoch, {plan['trainedTokens']:,} trained; "
         f"{plan['totalSteps']:,} steps; {plan['trainableParameters']:,} of {plan['baseParameters']:,} parameters; "
         f"ZeRO stage {plan['zeroStage']}, micro-batches of {plan['microBatchTokens']:,} tokens."
     )
