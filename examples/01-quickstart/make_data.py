@@ -13,7 +13,7 @@ from pathlib import Path
 
 SEED = 20260401
 TRAIN_ROWS = 480
-HOLDOUT_ROWS = 64
+HOLDOUT_ROWS = 50
 
 SYSTEM = "Extract the order as JSON."
 
