@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.contenders.workload import (
+    ALPHA,
     LEARNING_RATE,
-    LORA,
     MICRO_BATCH_TOKENS,
+    RANK,
     TARGETS,
     WARM_UP_STEPS,
     Options,
@@ -26,7 +27,7 @@ def main(asked: Options) -> None:
     """Train and report."""
     dtype = torch.bfloat16 if asked.precision == "BF16" else torch.float32
     base = AutoModelForCausalLM.from_pretrained(asked.model, dtype=dtype)
-    config = LoraConfig(r=LORA["rank"], lora_alpha=LORA["alpha"], target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     for parameter in model.parameters():
         if parameter.requires_grad:

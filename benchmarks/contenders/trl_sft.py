@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.contenders.workload import (
+    ALPHA,
     LEARNING_RATE,
-    LORA,
     MICRO_BATCH_TOKENS,
+    RANK,
     TARGETS,
     WARM_UP_STEPS,
     Options,
@@ -66,9 +67,7 @@ def main(asked: Options) -> None:
             args=SFTConfig(output_dir=folder, **settings(asked, variant)),
             train_dataset=dataset,
             processing_class=AutoTokenizer.from_pretrained(asked.model),
-            peft_config=LoraConfig(
-                r=LORA["rank"], lora_alpha=LORA["alpha"], target_modules=list(TARGETS), task_type="CAUSAL_LM"
-            ),
+            peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
             callbacks=[clock],
         )
         steps = trainer.train().global_step

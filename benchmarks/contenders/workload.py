@@ -9,12 +9,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister_api.spec_training import Lora
+from cloister_trainer.model.targets import Targets
+
 WARM_UP_STEPS = 2
-LORA = {"rank": 16, "alpha": 32.0}
+RANK = 16
+ALPHA = 32.0
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MICRO_BATCH_TOKENS = 2048
 LEARNING_RATE = 2e-4
@@ -78,6 +83,19 @@ def options() -> Options:
     parsed = parser.parse_args()
     workload = WORKLOADS[parsed.workload]
     return Options(parsed.model, workload, parsed.precision, parsed.steps, parsed.variant, parsed.processes)
+
+
+def lora() -> Lora:
+    """The adapter that every contender trains."""
+    return Lora(rank=RANK, alpha=ALPHA)
+
+
+def targets(model: Any) -> Targets:
+    """The modules of TARGETS in a live model, as prepare resolves them from safetensors headers."""
+    shapes = {
+        name: tuple(module.weight.shape) for name, module in model.named_modules() if name.rpartition(".")[2] in TARGETS
+    }
+    return Targets(modules=list(shapes), parameters=[], shapes=shapes, ranks=dict.fromkeys(shapes, RANK))
 
 
 def report(tokens: int, seconds: float, losses: Sequence[float]) -> None:

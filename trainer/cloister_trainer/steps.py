@@ -13,6 +13,7 @@ from typing import Any
 from cloister_api.errors import CloisterError
 from cloister_api.events import Event, FailureSeen, Progress, format_event
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
+from cloister_trainer.egress import prove_egress
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 from cloister_trainer.workspace import Workspace
@@ -111,6 +112,7 @@ def publish_step(context: StepContext) -> dict[str, Any]:
         context.reporter,
         context.workspace.run(context.run.uid) / "publish",
         context.signing_key,
+        egress=prove_egress(context.run),
     )
     return {"output": output.to_api()}
 

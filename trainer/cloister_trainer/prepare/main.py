@@ -11,6 +11,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.reuse import reuse_key
 from cloister_api.run import Run
 from cloister_api.spec_cluster import IfExists
+from cloister_trainer.egress import prove_egress
 from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.publish.check import Reused, check_output
@@ -28,12 +29,13 @@ def prepare(
     A prepared run is not prepared again: plan.json is written last. Raises CloisterError for every mistake that can be
     seen before a device is taken.
     """
+    egress = prove_egress(run)
     if (published := check_output(run, storage, None, signing_key)) is not None:
         return published
     if (earlier := read_plan(run, storage)) is not None:
         reporter.say("Prepared earlier; going on from there.")
         return earlier
-    plan = make_plan(run, storage, reporter, workspace)
+    plan = make_plan(run, storage, reporter, workspace).model_copy(update={"egress": egress})
     if run.spec.output.if_exists is IfExists.REUSE:
         key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest)
         if (reused := check_output(run, storage, key, signing_key)) is not None:
