@@ -1,0 +1,1 @@
+"""prepare: everything that is checked and made before a device is taken."""

@@ -1,0 +1,89 @@
+"""Finds out how a source's rows are written, from the columns of its first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.spec_data import DatasetColumns, DatasetFormat
+from cloister_trainer.prepare.columns import RowFormat, map_columns
+from cloister_trainer.prepare.problems import name_columns
+
+PROBED_ROWS = 100
+"""Rows that detection looks at."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A source's format, and the columns of its first rows that nothing reads."""
+
+    row_format: RowFormat
+    left_out: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """`Messages (messages); columns left out: id, source`."""
+        left_out = f"; columns left out: {name_columns(self.left_out)}" if self.left_out else ""
+        return self.row_format.describe() + left_out
+
+
+def detect(
+    rows: Sequence[dict[str, Any]], stated: DatasetFormat, columns: DatasetColumns | None, where: str
+) -> Detected:
+    """The format of a source: the stated one, or for Auto the one that its first rows show.
+
+    Raises CloisterError DatasetInvalid when no format fits, or when rows show different ones.
+    """
+    present = {name for row in rows for name in row}
+    row_format = stated if stated != DatasetFormat.AUTO else _agree(rows, columns, where)
+    mapped = map_columns(row_format, columns, present)
+    left_out = tuple(name for name in sorted(present) if name not in mapped.mapping.values())
+    return Detected(mapped, left_out)
+
+
+def _agree(rows: Sequence[dict[str, Any]], columns: DatasetColumns | None, where: str) -> DatasetFormat:
+    shown = [_format_of(row, columns) for row in rows]
+    first = shown[0] if shown else None
+    if first is None:
+        found = name_columns(rows[0]) if rows else "no columns"
+        raise CloisterError(
+            FailureReason.DATASET_INVALID,
+            f"{where}: the format cannot be told from the columns of the first row (found {found}; expected messages, "
+            "conversations, prompt and completion, instruction and output, or text). Set dataset.format, and "
+            "dataset.columns where the columns have other names.",
+        )
+    for number, other in enumerate(shown, start=1):
+        if other != first:
+            raise CloisterError(
+                FailureReason.DATASET_INVALID,
+                f"{where}: formats are mixed: row 1 is written as {first.value}, row {number} "
+                f"{f'as {other.value}' if other else f'has other columns ({name_columns(rows[number - 1])})'}. Rows of "
+                "one source must have one format: correct the rows, or give each format its own dataset.sources entry.",
+            )
+    return first
+
+
+def _format_of(row: dict[str, Any], columns: DatasetColumns | None) -> DatasetFormat | None:
+    """The format whose columns a row has. Messages before prompts before instructions before text: a dataset often
+    carries the rendered text, or the prompt alone, beside the columns that it was made from."""
+    stated = columns.to_api() if columns else {}
+
+    def has(name: str, *usual: str) -> str | None:
+        return next((column for column in (stated.get(name), *usual) if column and column in row), None)
+
+    if turns := has("messages", "messages", "conversations"):
+        return DatasetFormat.SHARE_GPT if _is_share_gpt(row[turns]) else DatasetFormat.MESSAGES
+    if has("prompt", "prompt") and has("completion", "completion"):
+        return DatasetFormat.PROMPT_COMPLETION
+    if has("instruction", "instruction") and has("output", "output"):
+        return DatasetFormat.ALPACA
+    if has("text", "text"):
+        return DatasetFormat.TEXT
+    return None
+
+
+def _is_share_gpt(turns: object) -> bool:
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(first, dict) and "from" in first and "role" not in first

@@ -1,0 +1,85 @@
+"""index.json: what a tokens folder holds, put together from its groups."""
+
+from __future__ import annotations
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_trainer.prepare.encode import Encoder
+from cloister_trainer.prepare.report import DATE_NOTE, data_notes, data_report
+from cloister_trainer.prepare.row_worker import Counts, RowOptions
+from cloister_trainer.prepare.select import Selection
+from cloister_trainer.prepare.shards import GroupResult
+from cloister_trainer.prepare.survey import SurveyedSource
+from cloister_trainer.prepare.template import ChatTemplate
+from cloister_trainer.records import TokensIndex
+
+
+def make_index(
+    options: RowOptions,
+    surveyed: list[SurveyedSource],
+    selection: Selection,
+    groups: list[GroupResult],
+    digest: str,
+    vocabulary: int | None,
+) -> TokensIndex:
+    """The index of all groups.
+
+    Raises CloisterError DatasetInvalid when nothing is left to train, ModelUnsupported when a token lies outside the
+    model's vocabulary.
+    """
+    counts = Counts()
+    for group in groups:
+        counts.add(group.counts)
+    epoch_examples = sum(group.epoch_examples for group in groups)
+    if not epoch_examples:
+        raise _nothing_to_train(options, counts)
+    _check_vocabulary(max(group.largest_id for group in groups), vocabulary)
+    stop_token, template_notes = _stop_token(options, surveyed)
+    notes = template_notes + data_notes(surveyed, selection, counts, options)
+    return TokensIndex(
+        digest=digest,
+        train=[shard for group in groups for shard in group.train],
+        validation=[shard for group in groups for shard in group.validation],
+        epoch_examples=epoch_examples,
+        epoch_tokens=sum(group.epoch_tokens for group in groups),
+        epoch_trained_tokens=sum(group.epoch_trained_tokens for group in groups),
+        validation_examples=sum(shard.examples for group in groups for shard in group.validation),
+        longest=max(group.longest for group in groups),
+        stop_token_id=stop_token,
+        pad_token_id=options.kit.pad_id,
+        samples=[sample for group in groups for sample in group.samples],
+        report=data_report(surveyed, selection, counts, options.max_length, notes),
+    )
+
+
+def _stop_token(options: RowOptions, surveyed: list[SurveyedSource]) -> tuple[int | None, list[str]]:
+    """The token that ends an answer, and what is worth knowing about the template that writes it."""
+    if not any(one.conversations for one in surveyed):
+        return options.kit.eos_id, []
+    encoder = Encoder(options.kit)
+    template = ChatTemplate(options.kit, encoder.added_tokens)
+    notes = [DATE_NOTE] if template.writes_date else []
+    return encoder.token_id(template.tail.terminator), notes
+
+
+def _nothing_to_train(options: RowOptions, counts: Counts) -> CloisterError:
+    if counts.dropped:
+        return CloisterError(
+            FailureReason.DATASET_INVALID,
+            f"All rows are too long: each of them has more than {options.max_length} tokens, the shortest "
+            f"{min(counts.lengths)}. Raise training.maxLength, or set dataset.tooLong to Truncate.",
+        )
+    return CloisterError(
+        FailureReason.DATASET_INVALID,
+        "No row is left to train: all are held out for validation, or left out by their source's weight. Lower "
+        "dataset.validation.fraction, raise the weights, or add rows.",
+    )
+
+
+def _check_vocabulary(largest: int, vocabulary: int | None) -> None:
+    if vocabulary is not None and largest >= vocabulary:
+        raise CloisterError(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"The tokenizer wrote token {largest}, and the model's config.json has a vocabulary of {vocabulary}: the "
+            "tokenizer is not this model's. Put the model's own tokenizer files into the model folder.",
+        )

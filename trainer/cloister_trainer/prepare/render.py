@@ -1,0 +1,183 @@
+"""Turns a canonical row into text with the spans that carry loss.
+
+Spans are right by construction: they lie where the template's own `{% generation %}` marks say, or else between what
+the template writes when it asks for an answer and the token with which it ends the turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.spec_data import TrainOn
+from cloister_trainer.prepare.problems import RowError
+from cloister_trainer.prepare.rows import Conversation, Message, PlainText, Row
+from cloister_trainer.prepare.template import CharSpan, ChatTemplate
+from cloister_trainer.prepare.tokenizer import TokenizerKit
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An example as text, and the character spans [start, end) whose tokens carry loss."""
+
+    text: str
+    spans: list[CharSpan]
+    plain: bool
+    """Without a template: the tokenizer's own beginning of a sequence goes before it."""
+
+
+class Renderer:
+    """Renders rows for one job: template, loss spans, system prompt."""
+
+    def __init__(
+        self, kit: TokenizerKit, added_tokens: Sequence[str], train_on: TrainOn, system_prompt: str | None
+    ) -> None:
+        self._kit, self._added_tokens, self._train_on = kit, added_tokens, train_on
+        self._template: ChatTemplate | None = None
+        self._system: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The model's chat template, read when the first conversation needs it.
+
+        Raises CloisterError DatasetInvalid for a model without one.
+        """
+        if self._template is None:
+            if self._kit.template is None:
+                raise CloisterError(
+                    FailureReason.DATASET_INVALID,
+                    "The rows are conversations, and the model has no chat template, as base models have none. Give "
+                    "one in model.chatTemplate, or use rows with the strings prompt and completion.",
+                )
+            self._template = ChatTemplate(self._kit, self._added_tokens)
+        return self._template
+
+    def render(self, row: Row) -> list[Rendered]:
+        """The examples of a row: one, or several where the template rewrites earlier turns (see `_by_turns`).
+
+        Raises RowError when the template fails on the row or nothing in it would be trained.
+        """
+        if isinstance(row, PlainText):
+            return [self._plain(row)]
+        template, messages, first = self._conversation(row)
+        if self._train_on is TrainOn.ALL:
+            text = template.render(messages, row.tools)
+            return [Rendered(text, [(0, len(text))], plain=False)]
+        turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
+        if not turns:
+            raise RowError("", "a row without an assistant message", "at least one, since only these are trained")
+        if self._train_on is TrainOn.LAST_TURN:
+            turns = turns[-1:]
+        messages = messages[: turns[-1] + 1]
+        if template.marks_generation:
+            return [self._by_marks(template, messages, row.tools, turns)]
+        return self._by_turns(template, messages, row.tools, turns)
+
+    def prompt(self, row: Row) -> tuple[Rendered, str] | None:
+        """What stands before the last answer, and the answer's text; None for text without a prompt."""
+        if isinstance(row, PlainText):
+            return (Rendered(row.prompt, [], plain=True), row.completion) if row.prompt else None
+        template, messages, _ = self._conversation(row)
+        last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+        answer = messages[last].get("content", "") if last > 0 else ""
+        if not answer:
+            return None
+        return Rendered(template.render(messages[:last], row.tools, generation_prompt=True), [], plain=False), answer
+
+    def _plain(self, row: PlainText) -> Rendered:
+        eos = self._kit.eos_token
+        if not eos:
+            raise CloisterError(
+                FailureReason.MODEL_UNSUPPORTED,
+                "The tokenizer has no end-of-sequence token, with which a completion must end. Add eos_token to "
+                "tokenizer_config.json in the model folder.",
+            )
+        text = row.prompt + row.completion
+        text = text if text.endswith(eos) else text + eos
+        start = 0 if self._train_on is TrainOn.ALL else len(row.prompt)
+        return Rendered(text, [(start, len(text))], plain=True)
+
+    def _conversation(self, row: Conversation) -> tuple[ChatTemplate, list[Message], int]:
+        """Template, messages with the system prompt, and the index of the first message that may be trained."""
+        has_system = row.messages[0]["role"] in ("system", "developer")
+        system = [] if has_system else self._system
+        return self.template, system + row.messages, row.trained_from + len(system)
+
+    def _by_marks(
+        self, template: ChatTemplate, messages: list[Message], tools: list[dict[str, Any]] | None, turns: Sequence[int]
+    ) -> Rendered:
+        """Spans from the template's `{% generation %}` marks, each carried on, or cut, to the turn's terminator."""
+        text, marks = template.render_marked(messages, tools)
+        before_first = any(message["role"] == "assistant" for message in messages[: turns[0]])
+        border = len(template.render(messages[: turns[0]], tools, generation_prompt=True)) if before_first else 0
+        spans = [
+            (max(start, border), _end_of_mark(template.tail.terminator, text, start, end))
+            for start, end in marks
+            if end > border
+        ]
+        if not spans:
+            raise RowError("", "no text that the chat template marks as generated", "the assistant's text marked")
+        return Rendered(text, spans, plain=False)
+
+    def _by_turns(
+        self, template: ChatTemplate, messages: list[Message], tools: list[dict[str, Any]] | None, turns: Sequence[int]
+    ) -> list[Rendered]:
+        """Spans by rendering the conversation up to each assistant turn.
+
+        A turn's span goes from the end of its prompt (all before it, with the generation prompt) to the end of its
+        terminator. Both must be the beginning of the whole conversation's text, character by character; then the
+        turn is trained exactly as the model will meet it. Where the template rewrites earlier turns once later ones
+        follow (it drops their reasoning, say), these turns get an example of their own that ends with them.
+        """
+        examples: list[Rendered] = []
+        left = list(turns)
+        while left:
+            last = left[-1]
+            text = template.render(messages[: last + 1], tools)
+            spans: dict[int, CharSpan] = {}
+            for turn in left:
+                prompt = template.render(messages[:turn], tools, generation_prompt=True)
+                whole = text if turn == last else template.render(messages[: turn + 1], tools)
+                end = self._turn_end(template, prompt, whole, turn)
+                if text.startswith(whole[:end]):
+                    spans[turn] = (len(prompt), end)
+            examples.append(Rendered(text, list(spans.values()), plain=False))
+            left = [turn for turn in left if turn not in spans]
+        return examples[::-1]
+
+    def _turn_end(self, template: ChatTemplate, prompt: str, whole: str, turn: int) -> int:
+        """Where the turn's terminator ends in `whole`, the conversation rendered up to and with the turn."""
+        if not whole.startswith(prompt):
+            raise RowError(
+                f"message {turn + 1}",
+                "an assistant turn that the chat template does not begin with its own generation prompt",
+                "the same text as when the model is asked for an answer",
+                "Give another template in model.chatTemplate, or one with {% generation %} marks.",
+            )
+        end = template.turn_end(whole[len(prompt) :])
+        if end is None:
+            raise RowError(
+                f"message {turn + 1}",
+                "an assistant turn that the chat template ends with no special token",
+                f"{template.tail.terminator} or another special token at the turn's end",
+                "Give another template in model.chatTemplate.",
+            )
+        return len(prompt) + end
+
+
+def _end_of_mark(terminator: str, text: str, start: int, end: int) -> int:
+    """The end of the terminator: inside the mark when it is there, else right after it."""
+    if (inside := text.rfind(terminator, start, end)) >= 0 and not text[inside + len(terminator) : end].strip():
+        return inside + len(terminator)
+    after = end + len(text[end:]) - len(text[end:].lstrip())
+    if text.startswith(terminator, after):
+        return after + len(terminator)
+    raise RowError(
+        "",
+        "an assistant turn whose {% generation %} mark does not end on the turn's terminator",
+        f"{terminator} at the mark's end or right after it",
+        "Correct the template in model.chatTemplate.",
+    )

@@ -1,0 +1,108 @@
+"""The model's tokenizer and chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+
+_PROBE = "a"
+
+
+def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
+    """The tokenizer in a model folder (transformers' PreTrainedTokenizerFast), with the given template over its own.
+
+    Only fast tokenizers, which tell where in the text a token lies, and never the model folder's own code.
+    Raises CloisterError ModelUnsupported.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
+        raise _unsupported(f"the tokenizer cannot be loaded ({type(error).__name__})") from error
+    if not tokenizer.is_fast:
+        raise _unsupported("the tokenizer has no fast version")
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def _unsupported(what: str) -> CloisterError:
+    return CloisterError(
+        FailureReason.MODEL_UNSUPPORTED,
+        f"In the model folder, {what}. Expected tokenizer.json and tokenizer_config.json as transformers' "
+        "save_pretrained writes them; load and save the tokenizer with them, "
+        "and put the files into the model folder.",
+    )
+
+
+@dataclass(frozen=True)
+class TokenizerKit:
+    """All that a worker process needs to tokenise as the model's tokenizer does, without loading transformers whole."""
+
+    tokenizer_json: str = field(repr=False)
+    """The tokenizers library's own serialisation, without post-processor, truncation and padding: special tokens are
+    put round plain text by `prefix` and `suffix`, and offsets are not trimmed."""
+    template: str | None
+    tool_template: str | None
+    """The template for rows with tools; the same one in most models."""
+    template_variables: dict[str, Any]
+    """What transformers hands to every template: bos_token, eos_token and their like."""
+    prefix: tuple[int, ...]
+    """Ids that the tokenizer puts before plain text: none, or the beginning-of-sequence token."""
+    bos_token: str | None
+    eos_token: str | None
+    eos_id: int | None
+    pad_id: int
+
+    def digest(self) -> str:
+        """sha256 over everything here."""
+        content = json.dumps([self.tokenizer_json, self.template, self.tool_template, self.template_variables,
+                              self.prefix, self.eos_token], sort_keys=True)  # fmt: skip
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def tokenizer_kit(tokenizer: Any) -> TokenizerKit:
+    """The kit of a loaded fast tokenizer."""
+    from tokenizers import Tokenizer
+
+    around = tokenizer(_PROBE)["input_ids"]
+    inside = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    before = next(i for i in range(len(around)) if around[i : i + len(inside)] == inside)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = None
+    backend.no_truncation()
+    backend.no_padding()
+    template, tool_template = _templates(tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return TokenizerKit(
+        tokenizer_json=backend.to_str(),
+        template=template,
+        tool_template=tool_template,
+        template_variables=dict(tokenizer.special_tokens_map),
+        prefix=tuple(around[:before]),
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=pad_id if pad_id is not None else 0,
+    )
+
+
+def _templates(tokenizer: Any) -> tuple[str | None, str | None]:
+    """The template for rows without and with tools, as transformers chooses it."""
+    if not tokenizer.chat_template:
+        return None, None
+    tools: list[dict[str, Any]] = [{}]
+    try:
+        return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=tools)
+    except ValueError as error:
+        raise CloisterError(
+            FailureReason.MODEL_UNSUPPORTED,
+            "The model has several chat templates and none is named default. Choose one in model.chatTemplate.",
+        ) from error
