@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -37,24 +39,40 @@ class Faults:
     change: Callable[[str, bytes], bytes] = field(default=lambda _path, chunk: chunk)
     """Changes the chunks of a GET's body on their way: (path, chunk) -> a chunk of equal length."""
     answer: tuple[int, str] | None = None
-    """Every request is answered with this HTTP status and S3 error code."""
+    """Every PUT is answered with this HTTP status and S3 error code."""
 
 
 class S3Proxy:
-    """Listens on a free port of 127.0.0.1 and forwards to the store. Counts the body bytes of GETs."""
+    """Listens on a free port of 127.0.0.1 and forwards to the store. Counts the body bytes of GETs.
 
-    def __init__(self, store: SeaweedFS, faults: Faults | None = None) -> None:
+    With a certificate it speaks TLS.
+    """
+
+    def __init__(
+        self,
+        store: SeaweedFS,
+        faults: Faults | None = None,
+        *,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
         self.store, self.faults = store, faults or Faults()
         self.bytes_sent = 0
         self.released = threading.Event()
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
 
     @property
     def endpoint(self) -> str:
         """URL of the proxy."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def environment(self, identity: Identity | None = None) -> dict[str, str]:
         """AWS's environment names for the store behind the proxy."""
@@ -105,7 +123,7 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if proxy.faults.answer is not None:
+            if self.command == "PUT" and proxy.faults.answer is not None:
                 return self._answer(*proxy.faults.answer)
             upstream = http.client.HTTPConnection("127.0.0.1", proxy.store.port)
             try:
@@ -131,8 +149,7 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/xml")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(text)
+            self.wfile.write(text)
 
         def _send_upstream(self, upstream: http.client.HTTPConnection, body: bytes) -> None:
             headers = list(self.headers.items())

@@ -32,7 +32,7 @@ _DOING = "(while {doing} {location}; {code})"
 
 @dataclass(frozen=True)
 class _Answer:
-    """What an error answer with one of these codes or HTTP statuses means."""
+    """What an error answer with one of these codes, or else with one of these HTTP statuses, means."""
 
     codes: frozenset[str]
     statuses: range
@@ -98,7 +98,7 @@ _ANSWERS = (
     ),
     _answer(
         Unreachable,
-        f"The object store at {{endpoint}} cannot answer now {_DOING}: check its health.",
+        f"The object store at {{endpoint}} cannot answer now {_DOING}: check its health and its free space.",
         "SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "429", statuses=range(500, 600),
     ),
     _answer(
@@ -142,7 +142,8 @@ def translate(error: Exception, location: Location, doing: str, endpoint: str) -
 
 def _from_response(error: ClientError, location: Location, doing: str, endpoint: str) -> StorageError:
     code, status = error_code(error), http_status(error)
-    answer = next(each for each in _ANSWERS if code in each.codes or status in each.statuses)
+    by_code = (each for each in _ANSWERS if code in each.codes)
+    answer = next(by_code, None) or next(each for each in _ANSWERS if status in each.statuses)
     bucket = f"{location.scheme}://{location.root}"
     sentence = answer.sentence.format(bucket=bucket, endpoint=endpoint, doing=doing, location=location, code=code)
     return answer.error(sentence)

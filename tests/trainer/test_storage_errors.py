@@ -1,0 +1,344 @@
+"""Every way in which a store says no is another error, with the URI and what to do, and never with a credential."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pickle
+import resource
+import socket
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cloister_api.reasons import FailureReason
+from cloister_api.run import StorageDefaults
+from cloister_trainer.storage import (
+    AccessDenied,
+    Full,
+    MissingBucket,
+    MissingObject,
+    Storage,
+    StorageError,
+    Unreachable,
+    Unsupported,
+    open_storage,
+)
+from support.s3_proxy import Faults, S3Proxy
+from support.seaweedfs import Identity, SeaweedFS, free_ports, new_identity
+
+OPERATIONS: dict[str, Callable[[Storage, str, Path], object]] = {
+    "list": lambda storage, uri, _: storage.list(uri),
+    "head": lambda storage, uri, _: storage.head(uri),
+    "read": lambda storage, uri, _: storage.read(uri),
+    "write": lambda storage, uri, _: storage.write(uri, b"x"),
+    "create": lambda storage, uri, _: storage.create(uri, b"x"),
+    "replace": lambda storage, uri, _: storage.replace(uri, b"x", "0" * 32),
+    "upload": lambda storage, uri, folder: storage.upload(_file(folder), uri),
+    "download": lambda storage, uri, folder: storage.download(uri, folder / "copy"),
+    "delete": lambda storage, uri, _: storage.delete(uri),
+    "delete_prefix": lambda storage, uri, _: storage.delete_prefix(uri),
+}
+WRITES = ("write", "create", "replace", "upload", "delete")
+each_operation = pytest.mark.parametrize("operation", OPERATIONS)
+
+
+def _file(folder: Path) -> Path:
+    (folder / "source").write_bytes(b"x")
+    return folder / "source"
+
+
+def _fail(operation: str, storage: Storage, uri: str, folder: Path) -> StorageError:
+    with pytest.raises(StorageError) as failed:
+        OPERATIONS[operation](storage, uri, folder)
+    return failed.value
+
+
+def _quick(environment: dict[str, str]) -> Storage:
+    """Two tries, so that a store that is gone is soon known to be."""
+    return open_storage(environ={**environment, "AWS_MAX_ATTEMPTS": "2"})
+
+
+@pytest.fixture
+def uri(seaweedfs: SeaweedFS, bucket: str) -> str:
+    """An object that is there."""
+    open_storage(environ=seaweedfs.environment()).write(f"s3://{bucket}/there", b"x")
+    return f"s3://{bucket}/there"
+
+
+@each_operation
+def test_an_unknown_key_is_denied(seaweedfs: SeaweedFS, uri: str, operation: str, tmp_path: Path) -> None:
+    stranger = new_identity("stranger")
+    error = _fail(operation, open_storage(environ=seaweedfs.environment(stranger)), uri, tmp_path)
+    assert (type(error), error.reason) == (AccessDenied, FailureReason.STORAGE_ACCESS_DENIED)
+    assert uri in error.message
+    assert "correct" in error.message
+
+
+def test_a_wrong_secret_is_told_from_an_unknown_key(seaweedfs: SeaweedFS, uri: str) -> None:
+    wrong = dataclasses.replace(seaweedfs.admin, secret_key="wrong")
+    with pytest.raises(AccessDenied, match="secret key does not belong"):
+        open_storage(environ=seaweedfs.environment(wrong)).read(uri)
+    with pytest.raises(AccessDenied, match="does not know the access key"):
+        open_storage(environ=seaweedfs.environment(new_identity("stranger"))).read(uri)
+
+
+@pytest.mark.parametrize("operation", WRITES)
+def test_who_may_only_read_cannot_write(seaweedfs: SeaweedFS, uri: str, operation: str, tmp_path: Path) -> None:
+    reader = open_storage(environ=seaweedfs.environment(seaweedfs.reader))
+    assert reader.read(uri) == b"x"
+    error = _fail(operation, reader, uri, tmp_path)
+    assert (type(error), error.reason) == (AccessDenied, FailureReason.STORAGE_ACCESS_DENIED)
+    assert uri in error.message
+
+
+def test_no_credentials_at_all(seaweedfs: SeaweedFS, uri: str, tmp_path: Path) -> None:
+    nothing = {"AWS_ENDPOINT_URL": seaweedfs.endpoint, "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none")}
+    with pytest.raises(AccessDenied, match="There are no credentials") as denied:
+        open_storage(environ={**nothing, "AWS_CONFIG_FILE": str(tmp_path / "none")}).read(uri)
+    assert uri in denied.value.message
+    assert "AWS_ACCESS_KEY_ID" in denied.value.message
+
+
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each != "replace"])
+def test_a_missing_bucket_is_named(seaweedfs: SeaweedFS, operation: str, tmp_path: Path) -> None:
+    """SeaweedFS answers If-Match in a missing bucket as any other failed condition."""
+    error = _fail(operation, open_storage(environ=seaweedfs.environment()), "s3://no-such-bucket/x", tmp_path)
+    assert type(error) is MissingBucket
+    assert "The bucket s3://no-such-bucket does not exist" in error.message
+    assert "s3://no-such-bucket/x" in error.message
+
+
+@each_operation
+def test_a_store_that_is_gone_is_unreachable(seaweedfs: SeaweedFS, operation: str, tmp_path: Path) -> None:
+    gone = f"http://127.0.0.1:{free_ports(1)[0]}"
+    storage = _quick({**seaweedfs.environment(), "AWS_ENDPOINT_URL_S3": gone})
+    error = _fail(operation, storage, "s3://models/x", tmp_path)
+    assert (type(error), error.reason) == (Unreachable, FailureReason.STORAGE_UNAVAILABLE)
+    assert gone in error.message
+    assert "s3://models/x" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected", "reason"),
+    [
+        (507, "InsufficientStorage", Full, FailureReason.STORAGE_FULL),
+        (403, "QuotaExceeded", Full, FailureReason.STORAGE_FULL),
+        (501, "NotImplemented", Unsupported, FailureReason.STORAGE_UNSUPPORTED),
+        (503, "SlowDown", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
+        (500, "InternalError", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
+        (400, "ExpiredToken", AccessDenied, FailureReason.STORAGE_ACCESS_DENIED),
+        (403, "RequestTimeTooSkewed", AccessDenied, FailureReason.STORAGE_ACCESS_DENIED),
+        (301, "PermanentRedirect", MissingBucket, FailureReason.SPEC_INVALID),
+        (404, "NoSuchKey", MissingObject, FailureReason.SPEC_INVALID),
+        (418, "Teapot", StorageError, FailureReason.STORAGE_UNAVAILABLE),
+    ],
+)
+def test_a_stores_answer_is_told_in_a_sentence(
+    seaweedfs: SeaweedFS, status: int, code: str, expected: type[StorageError], reason: FailureReason, tmp_path: Path
+) -> None:
+    with S3Proxy(seaweedfs, Faults(answer=(status, code))) as proxy:
+        error = _fail("write", _quick(proxy.environment()), "s3://models/x", tmp_path)
+    assert (type(error), error.reason) == (expected, reason)
+    assert "s3://models/x" in error.message
+
+
+def test_a_store_that_ignores_conditions_is_unsupported(seaweedfs: SeaweedFS, bucket: str) -> None:
+    with S3Proxy(seaweedfs, Faults(ignore_conditions=True)) as proxy:
+        storage = open_storage(environ=proxy.environment())
+        with pytest.raises(Unsupported, match="ignores If-None-Match") as refused:
+            storage.check_conditional_put(f"s3://{bucket}/adapters")
+        assert refused.value.reason is FailureReason.STORAGE_UNSUPPORTED
+        assert f"s3://{bucket}/adapters" in refused.value.message
+        assert storage.delete_prefix(f"s3://{bucket}/adapters") == 0
+
+
+def test_a_certificate_that_nobody_trusts_asks_for_the_ca(
+    seaweedfs: SeaweedFS, tls_proxy: tuple[str, Path], uri: str, tmp_path: Path
+) -> None:
+    endpoint, ca = tls_proxy
+    environment = {**seaweedfs.environment(), "AWS_ENDPOINT_URL_S3": endpoint}
+    with pytest.raises(Unreachable, match="AWS_CA_BUNDLE"):
+        _quick(environment).read(uri)
+    assert open_storage(environ={**environment, "AWS_CA_BUNDLE": str(ca)}).read(uri) == b"x"
+    assert open_storage(StorageDefaults(ca_file=str(ca)), environment).read(uri) == b"x"
+
+
+def test_settings_that_cannot_work_are_refused(seaweedfs: SeaweedFS, tmp_path: Path) -> None:
+    for setting, value, sentence in [
+        ("AWS_CA_BUNDLE", str(tmp_path / "none.crt"), "does not exist"),
+        ("AWS_ENDPOINT_URL_S3", "store:8333", "is not a URL"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:hunter2@store", "holds a user or password"),
+    ]:
+        with pytest.raises(StorageError, match=sentence) as refused:
+            open_storage(environ={**seaweedfs.environment(), setting: value}).read("s3://models/x")
+        assert refused.value.reason is FailureReason.SPEC_INVALID
+        assert "hunter2" not in refused.value.message
+
+
+def test_the_environment_goes_over_the_admins_defaults(seaweedfs: SeaweedFS, uri: str) -> None:
+    elsewhere = StorageDefaults(endpoint=f"http://127.0.0.1:{free_ports(1)[0]}", region="eu-central-1")
+    assert open_storage(elsewhere, seaweedfs.environment()).read(uri) == b"x"
+    keys = {name: value for name, value in seaweedfs.environment().items() if "KEY" in name}
+    assert open_storage(StorageDefaults(endpoint=seaweedfs.endpoint), keys).read(uri) == b"x"
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+    storage = open_storage(environ={})
+    large = b"x" * 4_000_000
+    (tmp_path / "large").write_bytes(large)
+    for fill in (
+        lambda: storage.write(f"file://{small_disk}/a", large),
+        lambda: storage.create(f"file://{small_disk}/a", large),
+        lambda: storage.upload(tmp_path / "large", f"file://{small_disk}/a"),
+        lambda: storage.download(f"file://{tmp_path}/large", small_disk / "a"),
+    ):
+        with pytest.raises(Full) as full:
+            fill()
+        assert full.value.reason is FailureReason.LOCAL_DISK_FULL
+        assert f"{small_disk}/a" in full.value.message
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_download_to_a_full_disk(seaweedfs: SeaweedFS, bucket: str, tmp_path: Path, small_disk: Path) -> None:
+    storage = open_storage(environ=seaweedfs.environment())
+    storage.write(f"s3://{bucket}/large", b"x" * 4_000_000)
+    with pytest.raises(Full, match=f"{small_disk}/copy") as full:
+        storage.download(f"s3://{bucket}/large", small_disk / "copy")
+    assert full.value.reason is FailureReason.LOCAL_DISK_FULL
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path) -> None:
+    with _largest_file(1_000_000), pytest.raises(Full, match=f"file://{tmp_path}/a") as full:
+        open_storage(environ={}).write(f"file://{tmp_path}/a", b"x" * 4_000_000)
+    assert full.value.reason is FailureReason.LOCAL_DISK_FULL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_read_and_never_written(tmp_path: Path) -> None:
+    (tmp_path / "weights" / "llama").mkdir(parents=True)
+    (tmp_path / "weights" / "llama" / "config.json").write_bytes(b"{}")
+    storage = open_storage(environ={"CLOISTER_PVC_ROOT": str(tmp_path)})
+    assert [each.uri for each in storage.list("pvc://weights/llama")] == ["pvc://weights/llama/config.json"]
+    assert storage.read("pvc://weights/llama/config.json") == b"{}"
+    for operation in WRITES:
+        error = _fail(operation, storage, "pvc://weights/llama/config.json", tmp_path)
+        assert error.reason is FailureReason.SPEC_INVALID
+        assert "pvc:// is read-only" in error.message
+
+
+def test_a_claim_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingBucket, match="pvc://weights/llama") as missing:
+        open_storage(environ={"CLOISTER_PVC_ROOT": str(tmp_path)}).list("pvc://weights/llama")
+    assert missing.value.reason is FailureReason.VOLUME_NOT_FOUND
+
+
+def test_a_link_out_of_a_claim_is_refused_and_one_within_is_followed(tmp_path: Path) -> None:
+    claim = tmp_path / "weights"
+    (claim / "blobs").mkdir(parents=True)
+    (claim / "blobs" / "123").write_bytes(b"{}")
+    (claim / "config.json").symlink_to("blobs/123")
+    (claim / "environ").symlink_to("/proc/self/environ")
+    storage = open_storage(environ={"CLOISTER_PVC_ROOT": str(tmp_path)})
+    assert storage.read("pvc://weights/config.json") == b"{}"
+    with pytest.raises(AccessDenied, match="link out of its claim"):
+        storage.read("pvc://weights/environ")
+
+
+def test_what_the_system_forbids_is_denied(tmp_path: Path) -> None:
+    with pytest.raises(AccessDenied, match="file:///sys/x"):
+        open_storage(environ={}).write("file:///sys/x", b"")
+    with pytest.raises(MissingObject, match=f"file://{tmp_path}/a/b"):
+        (tmp_path / "a").write_bytes(b"")
+        open_storage(environ={}).read(f"file://{tmp_path}/a/b")
+
+
+def test_nothing_asks_the_services_of_a_cloud(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without keys botocore would dial the instance's and the container's metadata; nothing may leave the cluster."""
+    nothing = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"), "AWS_CONFIG_FILE": str(tmp_path / "none")}
+    with socket.create_server(("127.0.0.1", 0)) as metadata:
+        address = f"http://127.0.0.1:{metadata.getsockname()[1]}/"
+        for name in ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT"):
+            monkeypatch.setenv(name, address)
+        with pytest.raises(AccessDenied, match="There are no credentials"):
+            open_storage(StorageDefaults(endpoint="http://127.0.0.1:1"), nothing).read(uri)
+        metadata.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            metadata.accept()
+
+
+def test_no_credential_is_in_any_message_or_log(
+    seaweedfs: SeaweedFS, uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = dataclasses.replace(seaweedfs.admin, secret_key="wrong-secret-wrong-secret")
+    said: list[str] = []
+    who = [(seaweedfs.admin, ""), (seaweedfs.admin, "s3cr3t-token"), (seaweedfs.reader, ""), (wrong, "")]
+    for identity, token in who:
+        storage = open_storage(environ={**seaweedfs.environment(identity), "AWS_SESSION_TOKEN": token})
+        said += [repr(storage), str(pickle.dumps(storage))]
+        for place in (uri, f"{uri}/not-there", "s3://no-such-bucket/x"):
+            said += [_all_that_is_said(storage, operation, place, tmp_path) for operation in OPERATIONS]
+    everything = "\n".join([*said, caplog.text])
+    assert "There is no object" in everything
+    assert "GET /" in everything, "urllib3's debug log is there, so the log was looked at"
+    for secret in _secrets(seaweedfs.admin, seaweedfs.reader, wrong):
+        assert secret not in everything
+
+
+def _secrets(*identities: Identity) -> Iterator[str]:
+    yield "s3cr3t-token"
+    for identity in identities:
+        yield identity.access_key
+        yield identity.secret_key
+
+
+def _all_that_is_said(storage: Storage, operation: str, uri: str, folder: Path) -> str:
+    try:
+        OPERATIONS[operation](storage, uri, folder)
+    except StorageError as error:
+        return f"{error!r} {error} {traceback.format_exc()}"
+    return ""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@contextmanager
+def _largest_file(size: int) -> Iterator[None]:
+    """No file of this process grows above `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def tls_proxy(seaweedfs: SeaweedFS, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The store behind TLS with a certificate of an own CA: the endpoint and the CA's file."""
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with S3Proxy(seaweedfs, certificate=certificate, key=key) as proxy:
+        yield proxy.endpoint, certificate
