@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from cloister_api.base import ApiModel
 from cloister_api.status import ExactMatch, GateResult
-from pydantic import Field
 
 
 class FileDigest(ApiModel):
@@ -124,6 +125,8 @@ class TrainPlan(ApiModel):
     target_modules: list[str]
     """Full names of the adapted modules, in model order."""
     trainable_parameters: int
+    hpz_partition: int | None = None
+    """Stage 3 over several nodes: devices among which each node's second copy of the base is split (ZeRO++ hpZ)."""
     gpu_memory: list[MemoryPart]
     host_memory: list[MemoryPart]
     local_disk: list[MemoryPart]

@@ -60,8 +60,12 @@ class Family:
     attention_kind: AttentionKind = AttentionKind.FULL
     packing: bool = True
     """Whether several examples in one row stay exactly separate."""
+    window_in_mask: bool = False
+    """The sliding window exists only in the attention mask, which training does not build: no example may exceed it."""
     servers: tuple[Server, ...] = ()
     """Inference servers that load LoRA adapters of this family."""
+    refused: str = ""
+    """Why the family cannot be trained yet, though its names are known: a sentence."""
     tested: Literal["tiny", "real"] = "tiny"
     """tiny: a random model of the real architecture; real: published weights."""
     minimum_hardware: str = "one 24 GiB GPU up to 8 billion parameters"
@@ -157,6 +161,7 @@ FAMILIES: dict[str, Family] = {
         experts=MIXTRAL_EXPERTS,
         routers=("mlp.router",),
         renames=(*SPARSE_BLOCK, (".mlp.gate.", ".mlp.router.")),
+        window_in_mask=True,
         minimum_hardware="two 80 GiB GPUs at stage 3",
     ),
     "qwen2": Family("Qwen2, Qwen2.5, QwQ", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),
@@ -190,6 +195,8 @@ FAMILIES: dict[str, Family] = {
         GEMMA,
         attention_kind=AttentionKind.MIXED,
         servers=BOTH,
+        refused="Gemma 2 caps its attention logits, which the attention that training uses does not do. "
+        "Use Gemma 3 or another model.",
     ),
     "smollm3": Family("SmolLM3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "granite": Family("Granite 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
@@ -226,6 +233,8 @@ FAMILIES: dict[str, Family] = {
         attention_kind=AttentionKind.LIGHTNING,
         packing=False,
         minimum_hardware="16 80 GiB GPUs on two nodes at stage 3",
+        refused="Its lightning attention layers are not softmax attention, the only kind that training has. "
+        "Use MiniMax-M2 or another model.",
     ),
     "minimax_m2": Family(
         "MiniMax-M2",
@@ -248,6 +257,7 @@ FAMILIES: dict[str, Family] = {
         packing=False,
         servers=(Server.VLLM,),
         minimum_hardware="20b: one 80 GiB GPU, from a bf16 conversion",
+        refused="gpt-oss has attention sinks, which the attention that training uses does not have. Use another model.",
     ),
 }
 """Every model_type that can be trained; each is checked with a tiny random model of the real architecture."""

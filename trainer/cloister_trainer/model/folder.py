@@ -47,7 +47,7 @@ class InspectedModel:
     """By the checkpoint's names."""
 
 
-def inspect_model(  # noqa: PLR0917
+def inspect_model(
     storage: Storage,
     uri: str,
     scratch: Path,

@@ -1,0 +1,156 @@
+"""The plan of a run: steps, targets and memory, chosen from the job, the model and the tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from cloister_api.spec_training import AutoMode, Quantization
+from cloister_trainer.model.advice import WhatIf, does_not_fit, what_if_rows
+from cloister_trainer.model.cost import model_cost
+from cloister_trainer.model.families import FAMILIES, Family
+from cloister_trainer.model.folder import InspectedModel
+from cloister_trainer.model.host import disk_parts, host_parts
+from cloister_trainer.model.memory import PlanInputs, plan_memory
+from cloister_trainer.model.plan_warnings import plan_warnings
+from cloister_trainer.model.quantity import quantity_bytes
+from cloister_trainer.model.servers import check_servers
+from cloister_trainer.model.targets import Targets, resolve_targets
+from cloister_trainer.records import TokensIndex, TrainPlan
+
+DEFAULT_MAX_LENGTH = 4096
+
+
+def build_train_plan(
+    run: Run, inspected: InspectedModel, index: TokensIndex, free_memory: int | None = None
+) -> TrainPlan:
+    """Choose what the job leaves open, and refuse what cannot work.
+
+    `free_memory` is what one device really has free, in bytes, after its context was made; without it the memory that
+    the job or the administrator gives for the GPU counts.
+
+    Raises SpecInvalid for settings that contradict model or data, DoesNotFit with the lines that would fit.
+    """
+    family = FAMILIES[inspected.record.model_type]
+    targets = resolve_targets(inspected.config, inspected.tensors, run.spec.lora)
+    _check_settings(run, inspected, family, index)
+    notes = check_servers(run.spec.output.servable_by or [], family, targets)
+    inputs = plan_inputs(run, inspected, index, targets, free_memory)
+    chosen = plan_memory(inputs)
+    if not chosen.fits:
+        raise CloisterError(FailureReason.DOES_NOT_FIT, does_not_fit(inputs, chosen))
+    training = run.spec.training
+    steps_per_epoch = math.ceil(index.epoch_examples / training.global_batch_size)
+    total = math.ceil(training.epochs * steps_per_epoch)
+    plan = TrainPlan(
+        zero_stage=chosen.choice.zero_stage,
+        micro_batch_tokens=chosen.choice.micro_batch_tokens,
+        gradient_checkpointing=chosen.choice.gradient_checkpointing,
+        packing=inputs.packing,
+        max_length=max_length(run, inspected.record.position_limit),
+        total_steps=min(training.max_steps or total, total),
+        steps_per_epoch=steps_per_epoch,
+        hpz_partition=inputs.gpus_per_worker if chosen.choice.hpz else None,
+        target_modules=[*targets.modules, *targets.parameters],
+        trainable_parameters=targets.trainable_parameters,
+        gpu_memory=chosen.parts if inputs.on_gpu else [],
+        host_memory=host_parts(run, inputs, chosen.choice),
+        local_disk=disk_parts(run, inspected.record, index, inputs),
+        gpu_memory_limit=chosen.limit,
+    )
+    warnings = [*notes, *plan_warnings(run, inspected, family, index, inputs, plan)]
+    return plan.model_copy(update={"warnings": warnings})
+
+
+def what_ifs(run: Run, inspected: InspectedModel, index: TokensIndex) -> list[WhatIf]:
+    """The plan for other GPUs and lengths; on CPUs as if there were GPUs."""
+    targets = resolve_targets(inspected.config, inspected.tensors, run.spec.lora)
+    inputs = plan_inputs(run, inspected, index, targets, None)
+    return what_if_rows(inputs, max_length(run, inspected.record.position_limit))
+
+
+def plan_inputs(
+    run: Run, inspected: InspectedModel, index: TokensIndex, targets: Targets, free_memory: int | None
+) -> PlanInputs:
+    """Everything that the memory plan depends on."""
+    spec, where = run.spec, run.spec.distribution
+    family = FAMILIES[inspected.record.model_type]
+    mean_length = index.epoch_tokens / max(1, index.epoch_examples)
+    inputs = PlanInputs(
+        cost=model_cost(inspected.config, inspected.tensors, targets, spec.training.precision),
+        longest=index.longest,
+        tokens_per_step=math.ceil(mean_length * min(spec.training.global_batch_size, index.epoch_examples)),
+        workers=where.workers,
+        gpus_per_worker=where.gpus_per_worker,
+        min_workers=where.min_workers or where.workers,
+        gpu_memory=_gpu_memory(run),
+        zero_stage=where.zero_stage,
+        offload=where.offload,
+        quantization=spec.lora.quantization,
+        checkpointing=spec.training.gradient_checkpointing,
+        micro_batch_tokens=spec.training.micro_batch_tokens,
+        packing=family.packing and spec.training.packing is not AutoMode.NEVER,
+    )
+    if free_memory is None or not inputs.on_gpu:
+        return inputs
+    return replace(inputs, gpu_memory=free_memory, context_counted=True)
+
+
+def max_length(run: Run, position_limit: int) -> int:
+    """training.maxLength, else 4096 tokens or the model's own limit."""
+    return run.spec.training.max_length or min(DEFAULT_MAX_LENGTH, position_limit)
+
+
+def _gpu_memory(run: Run) -> int | None:
+    where = run.spec.distribution
+    if where.gpus_per_worker == 0:
+        return None
+    if where.gpu_memory is not None:
+        return quantity_bytes(where.gpu_memory, "distribution.gpuMemory")
+    given = run.settings.gpu_memory.get(where.profile)
+    return quantity_bytes(given, f"the memory of profile {where.profile}") if given else None
+
+
+def _check_settings(run: Run, inspected: InspectedModel, family: Family, index: TokensIndex) -> None:
+    """Settings that contradict the model or the data."""
+    spec, limit = run.spec, inspected.record.position_limit
+    if spec.training.max_length is not None and spec.training.max_length > limit:
+        raise _invalid(
+            f"training.maxLength is {spec.training.max_length}, but the model's configuration allows {limit} tokens. "
+            f"Set it to {limit} or less."
+        )
+    if spec.training.micro_batch_tokens is not None and spec.training.micro_batch_tokens < index.longest:
+        raise _invalid(
+            f"training.microBatchTokens is {spec.training.micro_batch_tokens}, but the longest example has "
+            f"{index.longest} tokens. Set microBatchTokens to {index.longest} or more, or maxLength to "
+            f"{spec.training.micro_batch_tokens} or less."
+        )
+    if spec.training.packing is AutoMode.ALWAYS and not family.packing:
+        raise _invalid(
+            f"training.packing is Always, but {family.title} ({family.attention_kind.value}) mixes packed examples. "
+            "Leave packing at Auto."
+        )
+    window = inspected.config.get("sliding_window")
+    if family.window_in_mask and isinstance(window, int) and index.longest > window:
+        raise _invalid(
+            f"{family.title} attends to {window} tokens, and the longest example has {index.longest}. "
+            f"Set training.maxLength to {window} or less."
+        )
+    if spec.lora.quantization is Quantization.NF4:
+        if spec.distribution.zero_stage == 3:
+            raise _invalid("lora.quantization NF4 works at ZeRO stages up to 2, and distribution.zeroStage is 3.")
+        if spec.distribution.gpus_per_worker == 0:
+            raise _invalid("lora.quantization NF4 needs GPUs, and distribution.gpusPerWorker is 0.")
+    if spec.lora.dropout > 0 and spec.lora.targets.preset.value == "AllWithExperts" and family.experts:
+        raise _invalid("lora.dropout cannot be applied to routed experts. Set it to 0, or use the preset Auto.")
+    if spec.evaluation.gate is not None and index.validation_examples == 0:
+        raise _invalid(
+            "evaluation.gate needs validation examples, and there are none. Set dataset.validation, or remove the gate."
+        )
+
+
+def _invalid(sentence: str) -> CloisterError:
+    return CloisterError(FailureReason.SPEC_INVALID, sentence)
