@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 RULE_BROKEN = "rule_broken"
 """Type of the pydantic error that carries the sentences of broken rules, in its context under `sentences`."""
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,18 @@ class Rule:
     cel: str
     message: str
     holds: Callable[[Any], bool]
+
+    def to_api(self) -> dict[str, Any]:
+        """The rule as an entry of x-kubernetes-validations."""
+        return {"rule": self.cel, "message": self.message}
+
+
+def check_rules(rules: Iterable[Rule], value: Value) -> Value:
+    """`value`, when all rules hold for it. Raises one PydanticCustomError with the sentences of all that do not."""
+    broken = [rule.message for rule in rules if not rule.holds(value)]
+    if broken:
+        raise PydanticCustomError(RULE_BROKEN, "{text}", {"text": "; ".join(broken), "sentences": broken})
+    return value
 
 
 class ApiModel(BaseModel):
@@ -43,10 +57,7 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        broken = [rule.message for rule in self.rules if not rule.holds(self)]
-        if broken:
-            raise PydanticCustomError(RULE_BROKEN, "{text}", {"text": "; ".join(broken), "sentences": broken})
-        return self
+        return check_rules(self.rules, self)
 
     def to_api(self) -> dict[str, Any]:
         """The JSON object that Kubernetes sees: camelCase, absent fields left out."""
@@ -67,15 +78,8 @@ def at_most_one(*fields: str) -> Callable[[Any], bool]:
     return lambda model: sum(getattr(model, field) is not None for field in fields) <= 1
 
 
-_SEGMENT = r"([^./\x00-\x20\x7f][^/\x00-\x20\x7f]*|\.[^./\x00-\x20\x7f][^/\x00-\x20\x7f]*|\.\.[^/\x00-\x20\x7f]+)"
-"""One part of a path: not empty, neither `.` nor `..`, no white space or control character."""
-
-_S3 = rf"s3://[A-Za-z0-9][A-Za-z0-9._-]{{0,62}}(/{_SEGMENT})*/?"
-_PVC = rf"pvc://[a-z0-9][a-z0-9.-]{{0,252}}(/{_SEGMENT})*/?"
-_FILE = rf"file://(/{_SEGMENT})+/?"
-
-MODEL_URI_PATTERN = rf"^({_S3}|{_PVC}|{_FILE})$"
-STORE_URI_PATTERN = rf"^({_S3}|{_FILE})$"
+MODEL_URI_PATTERN = r"^(s3://[A-Za-z0-9]|pvc://[a-z0-9]|file:///)[^\x00-\x20\x7f]*$"
+STORE_URI_PATTERN = r"^(s3://[A-Za-z0-9]|file:///)[^\x00-\x20\x7f]*$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 LABEL_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
@@ -99,12 +103,21 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 """The name of a Kubernetes object (RFC 1123 subdomain)."""
 
 ShortText = Annotated[str, Field(max_length=256)]
-LongText = Annotated[str, Field(max_length=2048)]
 
-ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN)]
+_NO_DOTS = Rule(
+    r"!self.matches('/[.][.]?(/|$)')",
+    "a URI has no . or .. in its path",
+    lambda uri: not {".", ".."} & set(uri.split("/")[1:]),
+)
+_PLAIN_PATH = (
+    Field(json_schema_extra={"x-kubernetes-validations": [_NO_DOTS.to_api()]}),
+    AfterValidator(lambda uri: check_rules([_NO_DOTS], uri)),
+)
+
+ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN), *_PLAIN_PATH]
 """A folder or object that is only read: s3://bucket/prefix, pvc://claim/path, or file:///path in local runs."""
 
-StoreUri = Annotated[str, Field(max_length=1024, pattern=STORE_URI_PATTERN)]
+StoreUri = Annotated[str, Field(max_length=1024, pattern=STORE_URI_PATTERN), *_PLAIN_PATH]
 """A folder that is written: s3://bucket/prefix, or file:///path in local runs."""
 
 Duration = Annotated[str, Field(min_length=2, max_length=32, pattern=DURATION_PATTERN)]

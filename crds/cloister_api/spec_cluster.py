@@ -6,12 +6,36 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from cloister_api.base import ApiEnum, ApiModel, Name, Quantity, Rule, ShortText, StoreUri
+from cloister_api.base import (
+    LABEL_VALUE_PATTERN,
+    ApiEnum,
+    ApiModel,
+    Name,
+    Quantity,
+    Rule,
+    ShortText,
+    StoreUri,
+)
 
-ResourceList = Annotated[
-    dict[str, Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]],
-    Field(max_length=16),
+ResourceQuantity = Annotated[
+    Annotated[int, Field(ge=0)] | Quantity, Field(json_schema_extra={"x-kubernetes-int-or-string": True})
 ]
+"""A quantity as pods take it: 8, "500m", "64Gi"."""
+
+ResourceList = Annotated[dict[str, ResourceQuantity], Field(max_length=16)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
+
+KEY_MAX_LENGTH = 317
+"""Longest name of a label or a resource: a prefix of 253 characters, a slash, a name of 63."""
+
+
+def _short_keys(field: str, attribute: str) -> Rule:
+    """The keys of an optional map are no longer than Kubernetes allows; a schema alone cannot say so."""
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(key, size(key) <= {KEY_MAX_LENGTH})",
+        f"names in {field} have at most {KEY_MAX_LENGTH} characters",
+        lambda model: all(len(key) <= KEY_MAX_LENGTH for key in getattr(model, attribute) or {}),
+    )
 
 
 class Offload(ApiEnum):
@@ -25,19 +49,20 @@ class Distribution(ApiModel):
     """Workers and devices. One worker is one pod on one node."""
 
     profile: Annotated[str, Field(min_length=1, max_length=63)] = "default"
-    """The administrator's worker profile: node selector, GPU type, network devices, tolerations."""
+    """Name of the administrator's worker profile: node selector, GPU type and memory, network devices, tolerations."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of worker pods."""
+    """Number of worker pods, each on a node of its own."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs of each worker; 0 trains on CPUs."""
     min_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Go on with fewer workers, down to this many, when some are lost. Absent: all workers are needed."""
     gpu_memory: Quantity | None = None
-    """Memory of one GPU, for example 80Gi. Absent: the profile's."""
+    """Memory of one GPU for the memory plan, for example 80Gi. Absent: the profile's."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """DeepSpeed ZeRO stage. Absent: 2, or 3 when the base model does not fit into one GPU."""
+    """DeepSpeed ZeRO stage: 0 to 2 hold the base model whole on every GPU, 3 shards it over all of them. Absent: 2, or
+    3 when the base model does not fit into one GPU."""
     offload: Offload = Offload.NONE
-    """Parameters puts the base model's shards into host memory (stage 3)."""
+    """What lies in host memory: None; or Parameters, the base model's shards, at zeroStage 3."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -53,58 +78,77 @@ class Distribution(ApiModel):
     )
 
 
+class TolerationOperator(ApiEnum):
+    """How a toleration compares."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(ApiEnum):
+    """What a taint does to pods that do not tolerate it."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
 class Toleration(ApiModel):
     """A Kubernetes toleration; only those that the administrator allows."""
 
     key: ShortText | None = None
-    """The taint's key."""
-    operator: ShortText | None = None
-    """Exists or Equal."""
+    """The taint's key. Absent: all keys, with operator Exists."""
+    operator: TolerationOperator | None = None
+    """Exists: any value. Equal: the same value. Absent: Equal."""
     value: ShortText | None = None
-    """The taint's value."""
-    effect: ShortText | None = None
-    """NoSchedule, PreferNoSchedule or NoExecute."""
-    toleration_seconds: int | None = None
-    """How long NoExecute is tolerated."""
+    """The taint's value, with operator Equal."""
+    effect: TaintEffect | None = None
+    """The taint's effect. Absent: all effects."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
+    """How long effect NoExecute is tolerated. Absent: for ever."""
 
 
 class Resources(ApiModel):
     """Requests and limits of a pod's container."""
 
     requests: ResourceList | None = None
-    """What the scheduler sets aside."""
+    """What the scheduler sets aside, for example {cpu: 8, memory: 64Gi}."""
     limits: ResourceList | None = None
-    """What the container may use at most."""
+    """What the container may use at most, for example {memory: 64Gi}."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_short_keys("requests", "requests"), _short_keys("limits", "limits"))
 
 
 class PodSettings(ApiModel):
     """What a job may choose for one kind of its pods."""
 
     resources: Resources | None = None
-    """Absent: the profile's, or what the plan needs."""
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)] | None = None
+    """Requests and limits; GPUs come from distribution.gpusPerWorker. Absent: the profile's, or what the plan needs."""
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=16)] | None = None
     """Labels that the node must have, besides the profile's."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = None
     """Taints that the pod tolerates, besides the profile's."""
     affinity: (
         Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] | None
     ) = None
-    """A Kubernetes affinity."""
+    """A Kubernetes affinity (core/v1), checked when the pod is made."""
     priority_class_name: Name | None = None
     """A priority class that the administrator allows."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_short_keys("nodeSelector", "node_selector"),)
 
 
 class Pods(ApiModel):
     """Settings by kind of pod."""
 
     worker: PodSettings = PodSettings()
-    """Ray workers, which train."""
+    """The Ray workers, which train."""
     head: PodSettings = PodSettings()
     """The Ray head, which drives the run."""
     prepare: PodSettings = PodSettings()
-    """The pod that checks and tokenises."""
+    """The pod that checks the inputs and tokenises, without GPUs."""
     publish: PodSettings = PodSettings()
-    """The pod that verifies and publishes."""
+    """The pod that verifies and publishes the adapter, without GPUs."""
 
 
 class IfExists(ApiEnum):
@@ -133,22 +177,24 @@ class Signing(ApiModel):
     """Signing of the published folder."""
 
     secret_name: Name
-    """Secret with the key private.pem, mounted in publish alone."""
+    """Secret with the key private.pem, mounted in the publish pod alone."""
 
 
 class Output(ApiModel):
     """What the job leaves."""
 
     uri: StoreUri
-    """The adapter's prefix: current.json names the immutable folder under it."""
+    """The adapter's prefix: s3://bucket/prefix, or file:///path in local runs. current.json in it names the immutable
+    folder that was published. No other live job may have the same."""
     if_exists: IfExists = IfExists.FAIL
-    """Fail; Reuse an adapter made from the same inputs and settings; or Replace what the pointer names."""
+    """When another run's adapter is there: Fail; Reuse it when it was made from the same inputs and settings, without
+    training, else fail; or Replace it as the current one, keeping its folder."""
     merged_model: bool = False
-    """Write the base model with the adapter merged into it, too."""
+    """Also publish the base model with the adapter merged into it."""
     servable_by: Annotated[list[Server], Field(max_length=4)] | None = None
-    """Servers that must be able to load the adapter; checked before training."""
+    """Inference servers that must be able to load the adapter, checked before training. Absent: none is checked."""
     signing: Signing | None = None
-    """Absent: the adapter is not signed."""
+    """Sign the published folder. Absent: it is not signed."""
     keep_run: KeepRun = KeepRun.ON_FAILURE
     """OnFailure deletes tokens and checkpoints after publishing; Always keeps them."""
 
@@ -158,9 +204,10 @@ class Storage(ApiModel):
 
     secret_name: Name = "cloister-storage"  # noqa: S105 (the name of a Secret)
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and any of AWS_SESSION_TOKEN, AWS_ENDPOINT_URL_S3,
-    AWS_REGION and ca.crt."""
+    AWS_REGION and ca.crt, which go over the administrator's defaults. Local runs take them from the environment."""
     run_uri: StoreUri | None = None
-    """Where checkpoints, tokens and logs lie. Absent: the administrator's, or output.uri/runs in local runs."""
+    """Where run folders with tokens, checkpoints, metrics and logs lie. Absent: the administrator's, or output.uri/runs
+    in local runs."""
 
 
 class Egress(ApiEnum):

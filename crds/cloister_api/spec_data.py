@@ -24,9 +24,9 @@ class ChatTemplate(ApiModel):
     """The Jinja chat template that renders messages into text, in place of the model's own."""
 
     uri: ModelUri | None = None
-    """A file with the template, for example s3://models/templates/chatml.jinja."""
+    """A file with the template, for example s3://models/templates/chatml.jinja; or use inline."""
     inline: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
-    """The template itself."""
+    """The template itself, at most 65536 characters; or use uri."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -41,11 +41,12 @@ class ModelCache(ApiModel):
     """Where the weights lie on a node while it trains. Absent: an emptyDir, counted in the pod's ephemeral-storage."""
 
     size: Quantity | None = None
-    """Size of an ephemeral volume made for each pod, for example 200Gi."""
+    """Size of an ephemeral volume made for each worker pod, for example 200Gi; or use claimName."""
     storage_class_name: Name | None = None
     """StorageClass of the ephemeral volume. Absent: the cluster's default class."""
     claim_name: Name | None = None
-    """An existing PersistentVolumeClaim, kept between attempts and jobs."""
+    """An existing PersistentVolumeClaim in the job's namespace, so that weights are fetched once for many attempts and
+    jobs; or use size."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -67,10 +68,12 @@ class Model(ApiModel):
     uri: ModelUri
     """The model's folder: s3://bucket/prefix, pvc://claim/path (read-only), or file:///path (local runs only)."""
     license: ShortText | None = None
-    """The licence's identifier, for example llama3.1 or apache-2.0. Absent: found in the model's files, and the job is
-    refused when nothing is found. A value that the model's files contradict is refused."""
+    """The licence's identifier, for example llama3.1 or apache-2.0. Absent: found in the model's files (a known licence
+    text, the model card, the family), and the job is refused with the line to add when nothing is found. A value that
+    the model's files contradict is refused."""
     chat_template: ChatTemplate | None = None
-    """Absent: the model's own template. Base models have none, and prepare says so."""
+    """Jinja template that renders messages into text. Absent: the model's own. Base models have none, and prepare says
+    so when the dataset needs one."""
     cache: ModelCache | None = None
     """Where the weights lie on a node. Absent: an emptyDir counted in ephemeral-storage."""
 
@@ -107,11 +110,12 @@ class DatasetSource(ApiModel):
     """One of several weighted sources."""
 
     uri: ModelUri
-    """A .jsonl, .json or .parquet file, or a prefix whose files all belong to the source."""
+    """A .jsonl, .json or .parquet file, or a prefix: all such files under it (s3://, pvc://, or file:// in local
+    runs)."""
     weight: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """How often each example occurs in an epoch. With a fraction, which examples occur once more is chosen by content
-    hash, so it never changes when rows are added."""
-    max_examples: Annotated[int, Field(ge=1)] | None = None
+    """How often each example of this source occurs in an epoch: 1 once, 2 twice, 0.5 every second example, 0 never.
+    Which examples a fraction takes is chosen by content hash, so adding rows changes none of the choices."""
+    max_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """At most this many examples, chosen by content hash. Absent: all."""
 
 
@@ -140,11 +144,12 @@ class Validation(ApiModel):
     """Held-out examples. The split is by content hash: duplicates lie on one side, and adding rows moves none."""
 
     fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Fraction of the examples held out; 0 holds out none."""
+    """Fraction of the examples held out, for example 0.05; 0 holds out none. Absent, without uri: 5 % when there are at
+    least 200 rows."""
     uri: ModelUri | None = None
-    """A separate file or prefix with validation rows, in the same format."""
+    """A separate file or prefix with validation rows in the dataset's format; or use fraction."""
     max_examples: Annotated[int, Field(ge=1, le=100000)] = 500
-    """At most this many validation examples."""
+    """At most this many validation examples, chosen by content hash."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -159,26 +164,31 @@ class Dataset(ApiModel):
     """The training data."""
 
     uri: ModelUri | None = None
-    """A .jsonl, .json or .parquet file, or a prefix: all such files under it."""
+    """A .jsonl, .json or .parquet file, or a prefix: all such files under it (s3://, pvc://, or file:// in local runs);
+    or use sources."""
     sources: Annotated[list[DatasetSource], Field(min_length=1, max_length=64)] | None = None
-    """Several weighted sources, in place of uri."""
+    """Several weighted sources in one epoch, in place of uri."""
     format: DatasetFormat = DatasetFormat.AUTO
-    """How rows are written. Auto detects it from the columns and says what it found."""
+    """How rows are written: Messages (chat messages, with tool calls), PromptCompletion, Text, ShareGPT or Alpaca. Auto
+    detects it from the columns and says what it found."""
     columns: DatasetColumns | None = None
     """Column names that differ from the format's usual ones."""
     system_prompt: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
     """A system message put before every conversation that has none."""
     train_on: TrainOn = TrainOn.COMPLETIONS
-    """Which tokens carry loss: every assistant turn, only the last one, or all tokens."""
+    """Which tokens carry loss: Completions, every assistant turn or completion; LastTurn, only the last one; All,
+    prompts too."""
     too_long: TooLong = TooLong.TRUNCATE
-    """What becomes of examples longer than training.maxLength. Truncate never leaves an example without a trained
-    token; Split is for Text only; Fail refuses the dataset."""
+    """What becomes of examples longer than training.maxLength. Truncate cuts them, never leaving an example without a
+    trained token (the plan warns above 1 %); Drop leaves them out; Split makes several examples, for format Text only;
+    Fail refuses the dataset."""
     deduplicate: bool = True
     """Keep only the first of identical examples."""
     validation: Validation | None = None
-    """Absent: 5 % of the examples when there are at least 200, else none."""
+    """Held-out examples for evaluation. Absent: 5 % of the examples when there are at least 200 rows, else none."""
     cache_uri: StoreUri | None = None
-    """Where tokens are kept by content, so that a sweep tokenises once. Absent: in the run folder."""
+    """Where tokens are kept by content, so that the jobs of a sweep tokenise once. Absent: tokens lie in the run folder
+    and are deleted with it."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -190,5 +200,10 @@ class Dataset(ApiModel):
             "self.tooLong != 'Split' || self.format == 'Text'",
             "dataset.tooLong Split needs dataset.format Text",
             lambda dataset: dataset.too_long != TooLong.SPLIT or dataset.format == DatasetFormat.TEXT,
+        ),
+        Rule(
+            "!has(self.sources) || self.sources.exists(source, source.weight > 0.0)",
+            "dataset.sources needs at least one source with a weight above 0",
+            lambda dataset: dataset.sources is None or any(source.weight > 0 for source in dataset.sources),
         ),
     )

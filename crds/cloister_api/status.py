@@ -68,9 +68,9 @@ class Attempt(ApiModel):
 
     number: Annotated[int, Field(ge=1)]
     """Ordinal, never used again."""
-    start_time: Timestamp | None = None
+    start: Timestamp | None = None
     """When it was created."""
-    end_time: Timestamp | None = None
+    end: Timestamp | None = None
     """When it ended."""
     restarts: Count = 0
     """How often it started again inside: a lost head, an eviction."""
