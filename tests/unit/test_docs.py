@@ -1,0 +1,142 @@
+"""What the pages say can be done: YAML loads, commands exist, links lead somewhere, named files are there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from cloister_api.loading import load_job
+from ruamel.yaml import YAML
+
+from cloister_trainer.cli.main import build_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+SMALLEST: dict[str, Any] = {
+    "apiVersion": "cloister.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "example"},
+    "spec": {"model": {"uri": "s3://m/m"}, "dataset": {"uri": "s3://d/d.jsonl"}, "output": {"uri": "s3://a/a"}},
+}
+SHELL_WORDS = {"cd", "export", "git"}
+OUTSIDE = {"hf", "aws"}
+"""Programs of others that reach the Internet or a store, shown and not run."""
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in FENCE.finditer(text):
+            if match[1] in languages:
+                found.append(Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]))
+    return found
+
+
+def commands(block: Block) -> list[list[str]]:
+    lines = block.text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def completed(part: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """`part` of a job over a smallest job. dataset.sources stands in place of dataset.uri."""
+    result = dict(whole)
+    for key, value in part.items():
+        below = whole.get(key)
+        result[key] = completed(value, below) if isinstance(value, dict) and isinstance(below, dict) else value
+    if "sources" in part:
+        result.pop("uri", None)
+    return result
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_fenced_block_is_of_a_language_that_these_tests_know() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)
+        assert len(fences) % 2 == 0, f"{page}: a fence is not closed"
+        assert set(fences[::2]) <= {"yaml", "sh", "text", "json", "jsonl", "python"}, page
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_every_yaml_block_is_a_job_or_part_of_one(block: Block) -> None:
+    document = YAML(typ="safe").load(block.text)
+    if "apiVersion" in document:
+        load_job(block.text, str(block))
+        return
+    assert set(document) <= {"metadata", "spec"}, f"{block}: neither a whole job nor a part that starts at spec"
+    load_job(json.dumps(completed(document, SMALLEST)), str(block))
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_every_command_exists(block: Block) -> None:
+    for words in commands(block):
+        match words:
+            case ["make", *arguments]:
+                targets = {word for word in arguments if "=" not in word}
+                assert targets <= make_targets(), f"{block}: {words}"
+            case ["cloister", *arguments]:
+                build_parser().parse_args(arguments)
+            case [".venv/bin/python" | "python", script, *_] if script.endswith(".py"):
+                assert (ROOT / script).is_file(), f"{block}: {words}"
+            case [word, *_]:
+                assert word in SHELL_WORDS | OUTSIDE, f"{block}: nothing tests the command {word}"
+
+
+@pytest.mark.parametrize("block", blocks("json", "jsonl"), ids=str)
+def test_every_json_block_is_json(block: Block) -> None:
+    if block.language == "json":
+        json.loads(block.text)
+    else:
+        for line in block.text.splitlines():
+            json.loads(line)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_every_python_block_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if "://" not in target and not target.startswith("#"):
+            path = unquote(target.partition("#")[0])
+            assert (page.parent / path).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|") and not set(line) <= set("|- ")]
+    named = [path for row in rows for path in re.findall(r"`([\w./-]+\.\w+|[\w./-]+/)`", row)]
+    assert len(named) >= 40
+    for path in named:
+        assert (ROOT / path).exists(), f"ARCHITECTURE.md names {path}"
+
+
+def test_the_architecture_knows_every_package() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for package in ("crds/cloister_api", "trainer/cloister_trainer"):
+        for init in (ROOT / package).rglob("__init__.py"):
+            assert f"`{init.parent.relative_to(ROOT)}/" in text, f"ARCHITECTURE.md has no row for {init.parent}"
