@@ -1,9 +1,11 @@
-"""Fixtures for every test: a real object store."""
+"""Fixtures for every test: a real object store, a small disk."""
 
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +26,17 @@ def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
     seaweedfs.create_bucket(name)
     yield name
     seaweedfs.delete_bucket(name)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)

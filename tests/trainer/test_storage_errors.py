@@ -306,20 +306,6 @@ def _all_that_is_said(storage: Storage, operation: str, uri: str, folder: Path) 
     return ""
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
 @contextmanager
 def _largest_file(size: int) -> Iterator[None]:
     """No file of this process grows above `size` bytes."""

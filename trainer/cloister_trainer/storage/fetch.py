@@ -61,7 +61,7 @@ def fetch_model(
 
     Several processes may call this together: one fetches, the others wait and use the result. Killed and called again,
     it keeps every part whose hash is still right. s3:// models are downloaded; file:// and pvc:// models are hashed
-    where they lie and linked. `on_bytes` hears, from one thread at a time, of every byte that is there now.
+    where they lie and linked. `on_bytes` hears, from one thread at a time, how many more bytes of weights are there.
 
     Raises Changed or Missing* (both with MODEL_NOT_FOUND) when the files are not those that prepare recorded, Full with
     LOCAL_DISK_FULL, Unreachable, AccessDenied.
@@ -71,9 +71,11 @@ def fetch_model(
     try:
         cache_root.mkdir(parents=True, exist_ok=True)
         with _lock(cache_root / f".{model.fingerprint}.lock"):
-            digests = _completed(folder, model)
+            digests, progress = _completed(folder, model), Progress(on_bytes)
             if digests is None:
-                digests = _fetch(storage, model, folder, Progress(on_bytes))
+                digests = _fetch(storage, model, folder, progress)
+            else:
+                progress.add(sum(file.size for file in digests))
     except (MissingBucket, MissingObject, Changed) as error:
         raise type(error)(error.message, FailureReason.MODEL_NOT_FOUND) from None
     except OSError as error:

@@ -54,7 +54,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self._kept = list(_journal_lines(path))
+        self._kept = list(journal_lines(path))
 
     def __enter__(self) -> Self:
         self._file = self._path.open("a")
@@ -212,7 +212,8 @@ class InPlaceFile:
                 self._progress.add(count)
 
 
-def _journal_lines(path: Path) -> Iterator[tuple[str, int, str]]:
+def journal_lines(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Name, end and sha256 of every whole line of a journal."""
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():

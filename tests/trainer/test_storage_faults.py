@@ -1,0 +1,85 @@
+"""A network that breaks connections and loses answers changes nothing but the time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cloister_trainer.storage import AlreadyExists, Changed, Unreachable, open_storage, s3_stream
+from support.s3_proxy import Faults, S3Proxy
+from support.seaweedfs import SeaweedFS
+
+DATA = os.urandom(3_000_000)
+
+
+@pytest.fixture
+def uri(seaweedfs: SeaweedFS, bucket: str) -> str:
+    open_storage(environ=seaweedfs.environment()).write(f"s3://{bucket}/data", DATA)
+    return f"s3://{bucket}/data"
+
+
+def test_a_broken_read_goes_on_where_it_broke(seaweedfs: SeaweedFS, uri: str) -> None:
+    with S3Proxy(seaweedfs, Faults(cut_after=700_000, cuts=4)) as proxy:
+        assert open_storage(environ=proxy.environment()).read(uri) == DATA
+        assert proxy.faults.cuts == 0
+        assert proxy.bytes_sent == len(DATA), "no byte came twice"
+
+
+def test_a_broken_range_goes_on_where_it_broke(seaweedfs: SeaweedFS, uri: str) -> None:
+    with S3Proxy(seaweedfs, Faults(cut_after=50_000, cuts=2)) as proxy:
+        read = open_storage(environ=proxy.environment()).read_range(uri, 1_000_000, 200_000)
+    assert read == DATA[1_000_000:1_200_000]
+
+
+def test_a_broken_download_is_complete_in_the_end(seaweedfs: SeaweedFS, uri: str, tmp_path: Path) -> None:
+    with S3Proxy(seaweedfs, Faults(cut_after=700_000, cuts=2)) as proxy:
+        open_storage(environ=proxy.environment()).download(uri, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_a_connection_that_only_breaks_is_unreachable(
+    seaweedfs: SeaweedFS, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_stream, "MAX_WAIT_S", 0.01)
+    with S3Proxy(seaweedfs, Faults(cut_after=0, cuts=1000)) as proxy:
+        storage = open_storage(environ=proxy.environment())
+        with pytest.raises(Unreachable, match=uri):
+            storage.read(uri)
+        with pytest.raises(Unreachable, match=uri):
+            storage.download(uri, tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_never_mixes_two_versions(seaweedfs: SeaweedFS, uri: str) -> None:
+    with S3Proxy(seaweedfs, Faults(cut_after=700_000, cuts=1)) as proxy:
+        storage = open_storage(environ=proxy.environment())
+        with storage.open(uri) as stream:
+            assert stream.read(100) == DATA[:100]
+            storage.write(uri, b"y" * len(DATA))
+            with pytest.raises(Changed, match=uri):
+                stream.read()
+
+
+def test_a_create_whose_answer_was_lost_is_still_ours(seaweedfs: SeaweedFS, bucket: str) -> None:
+    with S3Proxy(seaweedfs, Faults(lose_answers=1)) as proxy:
+        storage = open_storage(environ=proxy.environment())
+        etag = storage.create(f"s3://{bucket}/pointer", b"mine")
+        assert proxy.faults.lose_answers == 0
+        assert storage.head(f"s3://{bucket}/pointer").etag == etag
+
+
+def test_a_replace_whose_answer_was_lost_is_still_ours(seaweedfs: SeaweedFS, bucket: str) -> None:
+    with S3Proxy(seaweedfs) as proxy:
+        storage = open_storage(environ=proxy.environment())
+        first = storage.create(f"s3://{bucket}/pointer", b"1")
+        proxy.faults.lose_answers = 1
+        second = storage.replace(f"s3://{bucket}/pointer", b"2", first)
+        assert storage.head(f"s3://{bucket}/pointer").etag == second
+
+
+def test_a_lost_answer_does_not_hide_somebody_elses_write(seaweedfs: SeaweedFS, bucket: str) -> None:
+    open_storage(environ=seaweedfs.environment()).create(f"s3://{bucket}/pointer", b"theirs")
+    with S3Proxy(seaweedfs, Faults(lose_answers=1)) as proxy, pytest.raises(AlreadyExists):
+        open_storage(environ=proxy.environment()).create(f"s3://{bucket}/pointer", b"mine")
