@@ -1,0 +1,1 @@
+"""From the staged adapter to an immutable folder with a manifest, and back: `cloister verify`."""

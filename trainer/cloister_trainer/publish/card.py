@@ -1,0 +1,69 @@
+"""README.md: the model card, with Hugging Face's front matter and the lines that serve the adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cloister_trainer.publish.facts import RunFacts
+from cloister_trainer.publish.gate import relative_improvement
+
+PLOT_FILE = "loss.svg"
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM's --max-lora-rank takes."""
+HUB_LICENSES = (
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
+    *("cc-by-nc-sa-4.0", "openrail", "bigscience-openrail-m", "bigcode-openrail-m", "deepseek", "gemma", "llama2"),
+    *("llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "unlicense", "isc", "gpl-3.0", "agpl-3.0", "mpl-2.0"),
+)
+"""Identifiers that the Hugging Face Hub knows; any other is written as `other` with its name."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a licence asks of whoever passes on a derivative."""
+
+    license_prefix: str
+    line: str
+
+
+ATTRIBUTIONS = (
+    Attribution("llama2", "Llama 2 is licensed under the LLAMA 2 Community License, Copyright © Meta Platforms, Inc."),
+    Attribution("llama", "Built with Llama. The licence asks that a distributed model's name begins with Llama."),
+    Attribution("gemma", "Gemma is provided under and subject to the Gemma Terms of Use (ai.google.dev/gemma/terms)."),
+)
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("cloister_trainer.publish", "."),
+    undefined=StrictUndefined,
+    autoescape=False,  # noqa: S701  (Markdown; values pass through `cell` and `front_matter`)
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render_card(facts: RunFacts) -> str:
+    """The model card as Markdown."""
+    license_id = facts.plan.model.license.id.lower()
+    known = license_id in HUB_LICENSES
+    context = {
+        "facts": facts,
+        "license": json.dumps(license_id if known else "other"),
+        "license_name": None if known else json.dumps(license_id),
+        "base_model": json.dumps(facts.base_name),
+        "base_model_cell": cell(facts.base_name),
+        "attribution": next((a.line for a in ATTRIBUTIONS if license_id.startswith(a.license_prefix)), None),
+        "improvement": relative_improvement(facts.checks),
+        "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= facts.adapter.max_rank), VLLM_RANKS[-1]),
+        "plot": PLOT_FILE,
+        "cell": cell,
+    }
+    return _ENVIRONMENT.get_template("card.md.j2").render(context)
+
+
+def cell(text: object) -> str:
+    """`text` on one line, with what Markdown and HTML would read as markup escaped."""
+    flat = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{character}" if character in "\\`*_[]|" else character for character in flat)

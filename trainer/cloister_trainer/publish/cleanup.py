@@ -1,0 +1,55 @@
+"""After publication: tokens, checkpoints and the staged merged model go, and a record of that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Literal
+
+from cloister_api.base import ApiModel
+from cloister_api.layout import join
+from cloister_api.run import Run
+from cloister_api.spec_cluster import KeepRun
+from cloister_trainer.publish.manifest import Deletion
+from cloister_trainer.records import PlanFile
+from cloister_trainer.storage import Storage
+
+RECORD_FILE = "deleted.json"
+
+
+class DeletionRecord(ApiModel):
+    """deleted.json in the run folder: written once everything that it names is gone."""
+
+    version: Literal[1] = 1
+    deleted: list[str]
+    """URIs of the deleted folders."""
+    time: str
+
+
+def planned_deletions(run: Run, plan: PlanFile) -> list[Deletion]:
+    """What becomes of the run's data once the adapter is published.
+
+    Tokens in dataset.cacheUri or in another run's folder are not this run's to delete.
+    """
+    when: Literal["AfterPublication", "Kept"]
+    when = "Kept" if run.spec.output.keep_run is KeepRun.ALWAYS else "AfterPublication"
+    own = plan.tokens_uri.rstrip("/") == run.layout.tokens
+    deletions = [
+        Deletion(what="tokens", uri=plan.tokens_uri, when=when if own else "Kept"),
+        Deletion(what="checkpoints", uri=run.layout.checkpoints, when=when),
+    ]
+    if run.spec.output.merged_model:
+        deletions.append(Deletion(what="staged merged model", uri=run.layout.merged, when=when))
+    return deletions
+
+
+def clean_up(run: Run, plan: PlanFile, storage: Storage, clock: Callable[[], datetime]) -> None:
+    """Delete what `planned_deletions` says, then record it; done before, it does nothing."""
+    record = join(run.layout.root, RECORD_FILE)
+    uris = [deletion.uri for deletion in planned_deletions(run, plan) if deletion.when == "AfterPublication"]
+    if not uris or storage.exists(record):
+        return
+    for uri in uris:
+        storage.delete_prefix(uri)
+    time = clock().isoformat(timespec="seconds")
+    storage.write(record, DeletionRecord(deleted=uris, time=time).model_dump_json(by_alias=True, indent=2).encode())

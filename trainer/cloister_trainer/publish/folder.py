@@ -1,0 +1,135 @@
+"""The adapter's immutable folder, file by file: the small ones built on disk, the merged model streamed through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cloister_api.errors import CloisterError
+from cloister_api.layout import join
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from cloister_trainer.publish.adapter_checks import CONFIG_FILE, published_config
+from cloister_trainer.publish.base_files import files_beside_adapter
+from cloister_trainer.publish.card import PLOT_FILE, render_card
+from cloister_trainer.publish.digests import digest_file, digest_stream
+from cloister_trainer.publish.facts import RunFacts
+from cloister_trainer.publish.manifest import ADAPTER_FILE, MANIFEST_FILE
+from cloister_trainer.publish.metrics import encode_metrics
+from cloister_trainer.publish.plots import plot_card
+from cloister_trainer.publish.report import render_report
+from cloister_trainer.publish.sign import (
+    SIGNATURE_FILE,
+    SignatureMismatchError,
+    SigningKey,
+    sign_files,
+    verify_signature,
+)
+from cloister_trainer.publish.staged import Staged
+from cloister_trainer.records import FileDigest
+from cloister_trainer.storage import AlreadyExists, Storage
+
+CHECKS_FILE = "checks.json"
+CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """Files on the local disk, as they will be named in the store. A pure function of the staged run: building them
+    again gives the same bytes, so that a second publisher of the same run overwrites nothing with something else."""
+
+    root: Path
+    files: list[FileDigest]
+
+
+def build_folder(facts: RunFacts, staged: Staged, storage: Storage, root: Path) -> LocalFolder:
+    """Write every file but the merged model, the signature and the manifest below `root`."""
+    run = facts.run
+    contents = dict(files_beside_adapter(storage, facts.plan.model, run.spec.model.chat_template))
+    contents |= {
+        CONFIG_FILE: published_config((staged.folder / CONFIG_FILE).read_bytes(), facts.plan.model.uri),
+        CHECKS_FILE: (json.dumps(facts.checks.to_api(), indent=2, sort_keys=True) + "\n").encode(),
+        METRICS_FILE: encode_metrics(staged.metrics),
+        PLOT_FILE: plot_card(facts.checks, staged.metrics).encode(),
+        CARD_FILE: render_card(facts).encode(),
+        REPORT_FILE: render_report(facts, staged.metrics).encode(),
+    }
+    for name, data in contents.items():
+        path = root / _contained(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (staged.folder / ADAPTER_FILE).rename(root / ADAPTER_FILE)
+    names = sorted([ADAPTER_FILE, *contents])
+    return LocalFolder(root, [digest_file(name, root / name) for name in names])
+
+
+def upload_folder(folder: LocalFolder, facts: RunFacts, storage: Storage, scratch: Path) -> list[FileDigest]:
+    """Bring the folder and the merged model into the store, and remove what lies there and does not belong.
+
+    Only called while the folder in the store has no manifest: whatever is there is the leftover of a crash.
+    """
+    output, merged = facts.run.output.folder, [f"merged/{file.name}" for file in facts.checks.merged_files]
+    keep = {*(file.name for file in folder.files), *merged, SIGNATURE_FILE, MANIFEST_FILE}
+    for leftover in storage.list(output):
+        if leftover.name not in keep:
+            storage.delete(leftover.uri)
+    for file in folder.files:
+        storage.upload(folder.root / file.name, join(output, file.name))
+    return [*folder.files, *_copy_merged(facts, storage, scratch)]
+
+
+def _copy_merged(facts: RunFacts, storage: Storage, scratch: Path) -> Iterator[FileDigest]:
+    """The staged merged model, one file at a time on the local disk, compared with checks.json on the way.
+
+    Raises CloisterError(AdapterInvalid).
+    """
+    for expected in facts.checks.merged_files:
+        source, path = join(facts.run.layout.merged, expected.name), scratch / "merged-file"
+        with storage.open(source) as stream, path.open("wb") as copy:
+            found = digest_stream(expected.name, stream, copy)
+        if found != expected:
+            raise CloisterError(
+                FailureReason.ADAPTER_INVALID,
+                f"{source} has sha256 {found.sha256}; checks.json, written by the merge, names {expected.sha256}.",
+            )
+        name = f"merged/{_contained(expected.name)}"
+        storage.upload(path, join(facts.run.output.folder, name))
+        path.unlink()
+        yield found.model_copy(update={"name": name})
+
+
+def write_signature(key: SigningKey, run: Run, files: list[FileDigest], storage: Storage) -> bytes:
+    """The signature in the store: a valid one that is there already, else a new one."""
+    uri = join(run.output.folder, SIGNATURE_FILE)
+    signature = sign_files(key, run.name, files)
+    try:
+        storage.create(uri, signature)
+    except AlreadyExists:
+        earlier = storage.read(uri)
+        if _is_valid(earlier, key, files):
+            return earlier
+        storage.write(uri, signature)
+    return signature
+
+
+def _is_valid(signature: bytes, key: SigningKey, files: list[FileDigest]) -> bool:
+    try:
+        verify_signature(signature, key.public, files)
+    except SignatureMismatchError:
+        return False
+    return True
+
+
+def _contained(name: str) -> PurePosixPath:
+    """`name` as a path that stays below the folder.
+
+    Raises CloisterError(AdapterInvalid).
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise CloisterError(FailureReason.ADAPTER_INVALID, f"{name!r} is not a file name below a folder.")
+    return path

@@ -1,0 +1,163 @@
+"""publish: verify the staged adapter, write its immutable folder, and move the pointer to it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.reuse import reuse_key
+from cloister_api.run import Run
+from cloister_api.status import OutputStatus
+from cloister_trainer.publish.adapter_checks import check_adapter
+from cloister_trainer.publish.base_files import fetch_config
+from cloister_trainer.publish.check import judge_existing, load_key
+from cloister_trainer.publish.cleanup import clean_up, planned_deletions
+from cloister_trainer.publish.digests import digest_bytes
+from cloister_trainer.publish.facts import RunFacts
+from cloister_trainer.publish.folder import build_folder, upload_folder, write_signature
+from cloister_trainer.publish.gate import pass_gate
+from cloister_trainer.publish.manifest import (
+    Signature,
+    build_manifest,
+    collect_egress,
+)
+from cloister_trainer.publish.metrics import first_and_last_time
+from cloister_trainer.publish.pointer import LostRaceError, StoredPointer, move_pointer, read_pointer
+from cloister_trainer.publish.sealed import SealedFolder, read_sealed, seal
+from cloister_trainer.publish.sign import SIGNATURE_FILE, SIGNATURE_METHOD, SigningKey
+from cloister_trainer.publish.staged import read_checks, read_staged
+from cloister_trainer.records import PlanFile
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import Storage
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The time that a manifest names."""
+    return datetime.now(UTC)
+
+
+def publish(
+    run: Run,
+    plan: PlanFile,
+    storage: Storage,
+    reporter: Reporter,
+    scratch: Path,
+    signing_key: Path | None = None,
+    *,
+    egress: Mapping[str, Any] | None = None,
+    clock: Clock = utc_now,
+) -> OutputStatus:
+    """Publish the staged adapter of `run`; a run that is published already stays as it is.
+
+    The folder's files are written first, manifest.json after them, current.json last, and only then is the run's data
+    deleted: a crash anywhere leaves the output as it was or as it should be, and a second call finishes the work. With
+    ifExists Reuse the returned status may be that of another run's equal adapter. `egress` is publish's own proof.
+
+    Raises CloisterError: AdapterInvalid, EvaluationGateFailed, OutputExists, SigningFailed, or the store's reasons.
+    """
+    key = load_key(run.spec.output.signing, signing_key)
+    pointer = read_pointer(storage, run.output)
+    reuse = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest)
+    published = judge_existing(run, storage, pointer, reuse)
+    if published is None:
+        sealed = _sealed_before(run, storage)
+        if sealed is None:
+            scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="publish-", dir=scratch) as folder:
+                sealed = _write_folder(run, plan, storage, reporter, Path(folder), key, egress or {}, reuse, clock)
+        status = _commit(run, storage, sealed, pointer, reuse)
+        reporter.say(f"{run.output.pointer} names {status.uri}.")
+    else:
+        reporter.say(published.message)
+        status = published.output
+    clean_up(run, plan, storage, clock)
+    return status
+
+
+def _write_folder(
+    run: Run,
+    plan: PlanFile,
+    storage: Storage,
+    reporter: Reporter,
+    scratch: Path,
+    key: SigningKey | None,
+    own_egress: Mapping[str, Any],
+    reuse: str,
+    clock: Clock,
+) -> SealedFolder:
+    """Read staged, check, gate, build, upload, sign, seal."""
+    paths = {name: scratch / name for name in ("staged", "model", "folder")}
+    for path in paths.values():
+        path.mkdir()
+    staged = read_staged(run, storage, paths["staged"])
+    fetch_config(storage, plan.model, paths["model"])
+    adapter = check_adapter(staged.folder, paths["model"])
+    checks = pass_gate(run.spec.evaluation.gate, staged.checks, run.layout.adapter)
+    reporter.say(f"The adapter is sound: {adapter.tensors} tensors, {adapter.parameters:,} parameters.")
+    egress = collect_egress(plan.egress, checks.egress, own_egress)
+    deletions = planned_deletions(run, plan)
+    first, last = first_and_last_time(staged.metrics)
+    facts = RunFacts(run, plan, checks, adapter, egress, deletions, first, last)
+    files = upload_folder(build_folder(facts, staged, storage, paths["folder"]), facts, storage, scratch)
+    signature = None
+    if key is not None:
+        files.append(digest_bytes(SIGNATURE_FILE, write_signature(key, run, files, storage)))
+        signature = Signature(file=SIGNATURE_FILE, method=SIGNATURE_METHOD, public_key_sha256=key.public.fingerprint)
+    manifest = build_manifest(
+        run,
+        plan,
+        checks,
+        adapter,
+        files,
+        egress=egress,
+        deletions=deletions,
+        times=facts.times(clock().isoformat(timespec="seconds")),
+        reuse_key=reuse,
+        signature=signature,
+    )
+    return seal(storage, run.output, manifest)
+
+
+def _sealed_before(run: Run, storage: Storage) -> SealedFolder | None:
+    """This run's complete folder, where only the pointer is missing.
+
+    Raises CloisterError(OutputExists) when the folder holds another adapter than the staged one: it is never changed.
+    """
+    sealed = read_sealed(storage, run.output)
+    if sealed is not None and sealed.adapter.sha256 != read_checks(run, storage).adapter.sha256:
+        raise CloisterError(
+            FailureReason.OUTPUT_EXISTS,
+            f"{run.output.folder} is complete and holds another adapter than the one staged at {run.layout.adapter}. "
+            "Published folders are never changed: delete that folder if nobody uses it, or choose another output.uri.",
+        )
+    return sealed
+
+
+def _commit(
+    run: Run, storage: Storage, sealed: SealedFolder, replaces: StoredPointer | None, reuse: str
+) -> OutputStatus:
+    """Move the pointer from what it was when publish began to `sealed`.
+
+    Raises CloisterError(OutputExists) when another run was faster, unless its adapter may be reused.
+    """
+    try:
+        move_pointer(storage, run.output, sealed.pointer, replaces)
+    except LostRaceError as error:
+        now = read_pointer(storage, run.output)
+        reused = judge_existing(run, storage, now, reuse)
+        if reused is None:
+            winner = f"run {now.pointer.uid}" if now is not None else "somebody"
+            raise CloisterError(
+                FailureReason.OUTPUT_EXISTS,
+                f"While this run was publishing, {winner} changed {run.output.pointer}. This run's adapter is complete "
+                f"at {sealed.status(run.spec.output.uri).uri}, and nothing names it. Publish again to decide anew.",
+            ) from error
+        return reused.output
+    return sealed.status(run.spec.output.uri)

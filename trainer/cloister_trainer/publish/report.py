@@ -1,0 +1,121 @@
+"""report.html: one page on the whole run that needs nothing from elsewhere, no script among it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cloister_trainer.publish import plots
+from cloister_trainer.publish.facts import RunFacts
+from cloister_trainer.publish.gate import relative_improvement
+from cloister_trainer.records import MemoryPart
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("cloister_trainer.publish", "."),
+    undefined=StrictUndefined,
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]]) -> str:
+    """The report as HTML. Everything but our own drawings is escaped."""
+    checks, training = facts.checks, facts.run.spec.training
+    curves = {
+        "loss": plots.plot_loss(checks, metrics),
+        "learning_rate": plots.plot_learning_rate(metrics),
+        "grad_norm": plots.plot_grad_norm(metrics, training.max_grad_norm),
+    }
+    context = {
+        "facts": facts,
+        "checks": checks,
+        "plan": facts.plan.plan,
+        "data": facts.plan.data,
+        "model": facts.plan.model,
+        "improvement": relative_improvement(checks),
+        "curves": {name: Markup(svg) for name, svg in curves.items()},  # noqa: S704  (drawn above, no text of others)
+        "lengths": _lengths(facts.plan.data.report),
+        "data_rows": _rows(facts.plan.data.report, skip=("lengths",)),
+        "settings": _settings(facts),
+        "memory": _memory(facts.plan.plan.gpu_memory, checks.measured_memory),
+        "throughput": _throughput(metrics),
+        "number": lambda value: f"{value:,}",
+        "bytes": format_bytes,
+        "duration": format_duration,
+    }
+    return _ENVIRONMENT.get_template("report.html.j2").render(context)
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def format_duration(seconds: float) -> str:
+    """`2 h 05 min`, `3 min 20 s` or `12.3 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _lengths(report: dict[str, Any]) -> Markup | None:
+    lengths = report.get("lengths")
+    if not isinstance(lengths, dict) or "edges" not in lengths:
+        return None
+    return Markup(plots.plot_lengths(lengths["edges"], lengths["counts"]))  # noqa: S704  (drawn from numbers)
+
+
+def _rows(values: dict[str, Any], skip: tuple[str, ...] = (), prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as lines of a table."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key in skip and not prefix:
+            continue
+        if isinstance(value, dict):
+            rows += _rows(value, prefix=f"{name}.")
+        elif isinstance(value, list):
+            rows.append((name, ", ".join(str(item) for item in value) or "none"))
+        else:
+            rows.append((name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)))
+    return rows
+
+
+def _settings(facts: RunFacts) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The resolved spec by section, without what says nothing about the result."""
+    spec = facts.run.spec.to_api()
+    sections = ("model", "dataset", "lora", "training", "distribution", "evaluation", "checkpoint", "output")
+    return [(section, _rows(spec[section])) for section in sections if spec.get(section)]
+
+
+def _memory(planned: Sequence[MemoryPart], measured: Sequence[MemoryPart]) -> dict[str, Any]:
+    """Bars of the plan, and what was measured beside its sum."""
+    total = sum(part.bytes for part in planned)
+    scale = max([total, *(part.bytes for part in measured)], default=0) or 1
+    bars = [(part, 100 * part.bytes / scale) for part in planned if part.bytes > 0]
+    return {
+        "planned": bars,
+        "total": total,
+        "total_share": 100 * total / scale,
+        "measured": [(part, 100 * part.bytes / scale) for part in measured],
+    }
+
+
+def _throughput(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over the steps."""
+    names = ("tokensPerSecond", "trainedTokensPerSecond", "paddingShare")
+    return {
+        name: sum(record[name] for record in metrics) / len(metrics)
+        for name in names
+        if metrics and all(name in record for record in metrics)
+    }
