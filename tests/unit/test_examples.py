@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from cloister_api.loading import load_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
