@@ -96,7 +96,7 @@ def _per_segment(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scaling: float | None, window: int | None
 ) -> Tensor:
     grouped = query.shape[1] != key.shape[1]
-    parts = zip(*(torch.split(x, segments.lengths, dim=2) for x in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(x, list(segments.lengths), dim=2) for x in (query, key, value)), strict=True)
     outputs = []
     for q, k, v in parts:
         mask = _window_mask(q.shape[2], window, q.device) if window is not None and q.shape[2] > window else None
@@ -113,29 +113,25 @@ def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
     return ones.tril().triu(1 - window)
 
 
-def check_attention(model: nn.Module, longest: int) -> None:
-    """Raise CloisterError (MODEL_UNSUPPORTED) for a model whose attention this function cannot stand in for.
+def implementation_for(config: Any, longest: int) -> str:
+    """The attention implementation to load a model with: ours, or transformers' own for what ours does not compute.
 
-    A window that the model applies only in its mask never reaches the attention function: such a model is refused
-    where an example could be longer than the window.
+    That is soft-capping, attention sinks, chunks, layers that are not softmax attention, and a sliding window that the
+    family applies in its mask alone, where an example (`longest` tokens) could be longer. transformers' own finds
+    segments by positions that start again at 0, and needs memory quadratic in the packed length.
     """
-    config: Any = model.config
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        raise _unsupported(model, "uses soft-capped attention")
-    if getattr(config, "attention_chunk_size", None) is not None:
-        raise _unsupported(model, "uses chunked attention")
-    if any(kind not in _LAYER_KINDS for kind in getattr(config, "layer_types", None) or ()):
-        raise _unsupported(model, "has layers that are not softmax attention")
-    window = getattr(config, "sliding_window", None)
-    if config.model_type in _WINDOW_ONLY_IN_MASK and window is not None and longest > window:
-        raise CloisterError(
-            FailureReason.MODEL_UNSUPPORTED,
-            f"A {config.model_type} model attends to {window} tokens at most, but an example has {longest}. Set "
-            f"training.maxLength to {window} or lower.",
-        )
+    own = (
+        config.model_type in _SINKS
+        or getattr(config, "attn_logit_softcapping", None) is not None
+        or getattr(config, "attention_chunk_size", None) is not None
+        or any(kind not in _LAYER_KINDS for kind in getattr(config, "layer_types", None) or ())
+        or (config.model_type in _WINDOW_ONLY_IN_MASK and (config.sliding_window or longest) < longest)
+    )
+    return "eager" if own else NAME
 
 
 _LAYER_KINDS = ("full_attention", "sliding_attention")
+_SINKS = frozenset({"gpt_oss"})
 _WINDOW_ONLY_IN_MASK = frozenset({"phimoe"})
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def lora_layers(peft_model: nn.Module) -> dict[str, Any]:
     return layers
 
 
+@contextmanager
+def adapter_disabled(peft_model: nn.Module) -> Iterator[None]:
+    """Inside, the model is its base. PEFT's own context also switches requires_grad, under an engine's feet."""
+    layers = lora_layers(peft_model).values()
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
 def check_targets(peft_model: nn.Module, targets: Targets) -> None:
     """Raise CloisterError (SELF_TEST_FAILED) unless exactly the targets are adapted, and nothing else is trainable.
 
@@ -153,7 +167,7 @@ def load_adapter_state(peft_model: nn.Module, state: Mapping[str, Tensor], sourc
 
 
 def save_adapter(peft_model: Any, state: Mapping[str, Tensor], folder: Path, base_model_uri: str) -> None:
-    """Write adapter_model.safetensors (float32) and adapter_config.json as stock PEFT loads them; the same bytes always."""
+    """Write adapter_model.safetensors (float32) and adapter_config.json for stock PEFT; the same bytes every time."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

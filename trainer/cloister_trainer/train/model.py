@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,8 +31,7 @@ _NOISE = (
 def load_base(folder: Path, precision: Precision, longest: int) -> Any:
     """The causal language model in `folder`, frozen, bf16 or fp32, on the CPU (or as an active zero.Init says).
 
-    `longest` is the length of the longest example in tokens. Raises CloisterError (MODEL_UNSUPPORTED) for attention
-    that training on packed examples cannot stand in for.
+    `longest` is the length of the longest example in tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -41,12 +41,12 @@ def load_base(folder: Path, precision: Precision, longest: int) -> Any:
         folder,
         config=quiet(config),
         dtype=base_type(precision),
-        attn_implementation=attention.NAME,
+        attn_implementation=attention.implementation_for(config, longest),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
     )
-    return prepare_base(model, longest)
+    return frozen(model)
 
 
 def base_type(precision: Precision) -> torch.dtype:
@@ -62,9 +62,8 @@ def quiet(config: Any) -> Any:
     return config
 
 
-def prepare_base(model: Any, longest: int) -> Any:
-    """Freeze a transformers model and check that it can be trained on packed examples; returns the same model."""
-    attention.check_attention(model, longest)
+def frozen(model: Any) -> Any:
+    """The same model with no trainable parameter and no key-value cache by default."""
     model.requires_grad_(False)
     model.config.use_cache = False
     return model
@@ -99,6 +98,16 @@ class TrainingModule(nn.Module):
             self.base.activation_checkpointing_enable({"use_reentrant": False})
         else:
             self.base.activation_checkpointing_disable()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, dropout is off."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def forward(self, micro_batch: MicroBatch) -> Tensor:
         """The summed loss, a float32 scalar; 0 but connected where no token carries loss."""
