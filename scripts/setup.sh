@@ -30,7 +30,7 @@ find_python() {
     fi
   done
   echo "No Python 3.11 or newer on the PATH: asking uv for one. If that fails, install Python 3.11 or set PYTHON." >&2
-  echo ">=3.11"
+  echo 3.11
 }
 
 if [[ -x .venv/bin/python && -f $stamp && $(fingerprint) == "$(<"$stamp")" ]]; then
