@@ -14,7 +14,11 @@ from cloister_api.reasons import FailureReason
 
 MAX_BYTES = 2048
 MARK = "cloister"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Uri = Annotated[str, Field(max_length=1280)]
+Name = Annotated[str, Field(max_length=253)]
 
 
 class _Event(ApiModel):
@@ -25,21 +29,21 @@ class Progress(_Event):
     """A step was made."""
 
     event: Literal["progress"] = "progress"
-    step: int
-    total_steps: int
+    step: Count
+    total_steps: Count
     epoch: float
     loss: float
     learning_rate: float
     tokens_per_second: float
     """Processed tokens (prompts, labels and padding left out of neither) per second over all workers."""
-    eta_seconds: int
+    eta_seconds: Count
 
 
 class EvaluationDone(_Event):
     """The validation examples were measured."""
 
     event: Literal["evaluation"] = "evaluation"
-    step: int
+    step: Count
     loss: float
     base_loss: float
 
@@ -48,15 +52,15 @@ class CheckpointSaved(_Event):
     """A checkpoint is complete in the store."""
 
     event: Literal["checkpoint"] = "checkpoint"
-    step: int
-    uri: str
+    step: Count
+    uri: Uri
 
 
 class Restarted(_Event):
     """The worker group starts again inside the attempt."""
 
     event: Literal["restart"] = "restart"
-    workers: int
+    workers: Count
     reason: str
 
 
@@ -66,16 +70,16 @@ class FailureSeen(_Event):
     event: Literal["failure"] = "failure"
     reason: FailureReason
     message: str
-    step: int
-    node: str
+    step: Count
+    node: Name
 
 
 class Done(_Event):
     """The adapter is staged for publish."""
 
     event: Literal["done"] = "done"
-    step: int
-    staged_uri: str
+    step: Count
+    staged_uri: Uri
 
 
 Event = Progress | EvaluationDone | CheckpointSaved | Restarted | FailureSeen | Done
@@ -83,33 +87,49 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e
 
 
 def format_event(uid: str, attempt: int, time: datetime, event: Event) -> str:
-    """One line of at most MAX_BYTES bytes, without control characters and without a newline."""
+    """One line of at most MAX_BYTES bytes, without control characters and without a newline; `time` has a time zone.
+
+    What is too long is cut, the longest text first.
+    """
+    head = {MARK: f"{uid}/{attempt}", "time": time.isoformat(timespec="milliseconds")}
     body = {key: _clean(value) for key, value in event.to_api().items()}
-    head: dict[str, Any] = {MARK: f"{uid}/{attempt}", "time": time.isoformat(timespec="milliseconds")}
     line = _compact({**head, **body})
-    while len(line.encode()) > MAX_BYTES:
+    while (surplus := len(line.encode()) - MAX_BYTES) > 0:
         longest = max((key for key in body if isinstance(body[key], str)), key=lambda key: len(body[key]))
-        surplus = len(line.encode()) - MAX_BYTES
-        body[longest] = body[longest][: max(0, len(body[longest]) - max(1, surplus // 4))]
+        body[longest] = body[longest][: -max(1, surplus // 4)]
         line = _compact({**head, **body})
     return line
 
 
 def parse_event(line: str, uid: str, attempt: int) -> Event | None:
-    """The event in a log line of this run's attempt, or None for anything else."""
-    if len(line.encode()) > MAX_BYTES or not line.startswith('{"' + MARK + '":"' + f"{uid}/{attempt}" + '",'):
+    """The event in a log line of this run's attempt, or None for anything else.
+
+    Strict: our mark first, known fields only, each once and of its own type, a time with a zone, finite numbers.
+    """
+    if len(line) > MAX_BYTES or not line.startswith(f'{{"{MARK}":"{uid}/{attempt}","time":"'):
         return None
     try:
-        fields = json.loads(line)
-        datetime.fromisoformat(fields.pop("time"))
-        fields.pop(MARK)
-        return _EVENT.validate_python(fields)
-    except (ValueError, KeyError, TypeError, ValidationError):
+        if len(line.encode()) > MAX_BYTES:
+            return None
+        fields = json.loads(line, object_pairs_hook=_each_once)
+        del fields[MARK]
+        if datetime.fromisoformat(fields.pop("time")).tzinfo is None:
+            return None
+        return _EVENT.validate_json(json.dumps(fields), strict=True)
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
         return None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is given twice")
+    return fields
 
 
 def _clean(value: Any) -> Any:
-    return _CONTROL.sub(" ", value) if isinstance(value, str) else value
+    """Text without control characters and halves of surrogate pairs, no longer than a line can be."""
+    return _CONTROL.sub(" ", value[:MAX_BYTES]) if isinstance(value, str) else value
 
 
 def _compact(fields: dict[str, Any]) -> str:

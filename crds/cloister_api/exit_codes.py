@@ -16,8 +16,14 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def exit_code_for(reason: FailureReason) -> ExitCode:
-    """The exit code that a failure with this reason ends with."""
+def exit_code_for(reason: FailureReason, *, data_was_read: bool = False) -> ExitCode:
+    """The exit code that a failure with this reason ends with.
+
+    With `data_was_read`, credentials that are refused now were accepted before in this run: keys rotate, so trying
+    again can help.
+    """
+    if reason == FailureReason.STORAGE_ACCESS_DENIED and data_was_read:
+        return ExitCode.RETRYABLE
     if reason.facts.refusal:
         return ExitCode.REFUSED
     return ExitCode.RETRYABLE if reason.facts.retryable else ExitCode.FAILED

@@ -81,6 +81,11 @@ class ConditionReason(ApiEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
 
+    @property
+    def meaning(self) -> str:
+        """What the reason means, in a sentence."""
+        return _CONDITION_MEANINGS[self]
+
 
 @dataclass(frozen=True)
 class ReasonFacts:
@@ -193,4 +198,32 @@ FAILURE_FACTS: dict[FailureReason, ReasonFacts] = {
     ),
     _R.KUBE_RAY_MISSING: _retried("KubeRay is not installed.", "Install KubeRay 1.6 or newer."),
     _R.INTERNAL: _retried("An unexpected error.", "Report it with the log."),
+}
+
+
+_C = ConditionReason
+_CONDITION_MEANINGS: dict[ConditionReason, str] = {
+    _C.ACCEPTED: "The job's fields and the administrator's settings allow it to run.",
+    _C.PREPARING: "The inputs are being checked and tokenised.",
+    _C.PREPARED: "The inputs are checked, the tokens stored, the plan is in status.",
+    _C.QUEUED: "The run waits for quota in its Kueue queue.",
+    _C.ADMITTED: "Kueue gave the run its quota.",
+    _C.CPU_QUOTA: "prepare or publish waits for CPU quota in the administrator's queue.",
+    _C.UNSCHEDULABLE: "No node has room for the pods; the message quotes the scheduler.",
+    _C.STARTING: "The pods exist and are getting their images and volumes.",
+    _C.TRAINING: "Steps are being made.",
+    _C.BACKING_OFF: "The next attempt starts after a pause.",
+    _C.EVICTED: "Kueue or the scheduler took the pods' place; the run goes on when there is room again.",
+    _C.SUSPENDED: "The job is suspended until spec.suspend is set back to false.",
+    _C.HELD: "The plan is ready, and the job waits until spec.hold is removed.",
+    _C.RESUMED: "The run goes on from an earlier checkpoint.",
+    _C.PUBLISHING: "The adapter is being verified and published.",
+    _C.PUBLISHED: "current.json names the adapter's folder.",
+    _C.ALREADY_PUBLISHED: "An adapter made from the same inputs and settings was there already; nothing was trained.",
+    _C.ENFORCED: "Every process showed that it reaches nothing outside.",
+    _C.NOT_ENFORCED: "A process reached what no policy allows.",
+    _C.UNPROVEN: "It could not be shown that egress is restricted.",
+    _C.OPEN: "The job asked for open egress, and the administrator allows it.",
+    _C.COMPLETE: "The adapter is published.",
+    _C.FAILED: "The job ended without an adapter; status.failure says why.",
 }
