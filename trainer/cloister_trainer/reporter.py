@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 PLAIN_PROGRESS_INTERVAL_S = 10.0
+PLAIN_WIDTH = 120
+"""Columns of a table where standard output is not a terminal."""
 
 
 class ProgressTask(Protocol):
@@ -27,7 +29,7 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self.output = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.output = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
     @classmethod
     def silent(cls) -> Reporter:
@@ -40,7 +42,7 @@ class Reporter:
 
     def result(self, sentence: str) -> None:
         """Print a command's result on standard output."""
-        self.output.print(sentence, markup=False)
+        self.output.print(sentence, markup=False, soft_wrap=True)
 
     def fail(self, reason: str, message: str) -> None:
         """Tell why the work ended, and what to do."""

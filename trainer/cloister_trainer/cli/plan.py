@@ -11,6 +11,7 @@ from rich.table import Table
 from cloister_api.exit_codes import ExitCode
 from cloister_api.job import FineTuneJobSpec
 from cloister_trainer.cli.local import load_one_job, local_run, local_storage
+from cloister_trainer.model.advice import WhatIf
 from cloister_trainer.records import MemoryPart, PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.workspace import Workspace
@@ -32,20 +33,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
         plan = make_plan(dry, storage, reporter, workspace)
         rows = what_ifs(dry, inspect(dry, storage, Reporter.silent(), workspace), plan.data)
     print_plan(plan, reporter)
-    headings = ("GPU memory", "GPUs", "maxLength", "fits", "ZeRO", "micro-batch", "checkpointing", "peak")
-    table = Table(*headings, title="What if")
-    for row in rows:
-        table.add_row(
-            f"{row.gpu_memory // GIB} GiB",
-            str(row.gpus),
-            str(row.max_length),
-            "yes" if row.fits else "no",
-            str(row.zero_stage),
-            str(row.micro_batch_tokens),
-            "yes" if row.gradient_checkpointing else "no",
-            gibibytes(row.peak_bytes),
-        )
-    reporter.output.print(table)
+    reporter.output.print(what_if_table(rows))
     return ExitCode.DONE
 
 
@@ -81,6 +69,30 @@ def print_plan(plan: PlanFile, reporter: Reporter) -> None:
     ):
         if parts:
             reporter.output.print(memory_table(title, parts))
+
+
+def what_if_table(rows: list[WhatIf]) -> Table:
+    """Peak memory of one GPU by length and memory (rows) and number of GPUs (columns)."""
+    counts = sorted({row.gpus for row in rows})
+    table = Table(
+        "maxLength",
+        "GPU memory",
+        *(f"{count} GPU{'s' if count > 1 else ''}" for count in counts),
+        title="What if: peak memory of one GPU",
+        caption="z: ZeRO stage, c: with gradient checkpointing, -: does not fit",
+    )
+    cells = {(row.max_length, row.gpu_memory, row.gpus): what_if_cell(row) for row in rows}
+    for length, memory in sorted({(row.max_length, row.gpu_memory) for row in rows}):
+        row = (cells.get((length, memory, count), "") for count in counts)
+        table.add_row(f"{length:,}", f"{memory // GIB} GiB", *row)
+    return table
+
+
+def what_if_cell(row: WhatIf) -> str:
+    """`6.9 GiB z2 c`, or a dash where it does not fit."""
+    if not row.fits:
+        return "-"
+    return f"{row.peak_bytes / GIB:.1f} GiB z{row.zero_stage}{' c' if row.gradient_checkpointing else ''}"
 
 
 def memory_table(title: str, parts: list[MemoryPart]) -> Table:

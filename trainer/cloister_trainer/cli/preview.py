@@ -31,7 +31,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
     for number, row in enumerate(shown.rows, start=1):
         trained = sum(row.trained)
         reporter.result(f"\nRow {number}: {len(row.trained)} tokens, {trained} of them trained")
-        reporter.output.print(drawn(row.pieces, in_colour=reporter.output.is_terminal))
+        reporter.output.print(drawn(row.pieces, in_colour=reporter.output.is_terminal), soft_wrap=True)
         for note in row.notes:
             reporter.result(note)
     return ExitCode.DONE

@@ -13,7 +13,8 @@ MISMATCH = 1
 
 def execute(options: argparse.Namespace, reporter: Reporter) -> int:
     """Print one page (or JSON); exit code 1 on any mismatch."""
-    from cloister_trainer.publish.verify import render_page, to_json, verify_adapter
+    from cloister_trainer.publish.verify import to_json, verify_adapter
+    from cloister_trainer.publish.verify_page import render_page
 
     report = verify_adapter(local_storage(), options.uri, options.key)
     reporter.result(to_json(report) if options.json else render_page(report))
