@@ -1,0 +1,141 @@
+"""Tiny random models of the real architectures, and examples without files, for tests of training's mathematics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloister_api.spec_training import Lora, LoraTargets, Precision, TargetPreset
+from cloister_trainer.model.targets import Targets
+from cloister_trainer.train.lora import add_lora, trainable_parameters
+from cloister_trainer.train.model import TrainingModule, load_base
+from cloister_trainer.train.targets import targets_in
+
+VOCABULARY = 128
+LONGEST = 96
+
+COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "mistral": {"sliding_window": 20},
+    "mixtral": {**LOCAL_EXPERTS, "sliding_window": None},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": {"sliding_window": 20, "layer_types": ["sliding_attention", "full_attention"]},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "phi3": {"sliding_window": 20},
+    "phimoe": {**LOCAL_EXPERTS, "sliding_window": 256},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {**EXPERTS, "head_dim": 8, "decoder_sparse_step": 1},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 20, "final_logit_softcapping": 5.0},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 20},
+    "smollm3": {},
+    "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
+    "deepseek_v3": LATENT,
+    "minimax_m2": {**LOCAL_EXPERTS, "head_dim": 8, "rotary_dim": 4},
+}
+
+
+class ListExamples:
+    """Examples in memory, as `Examples` has them on disk."""
+
+    def __init__(self, lengths: list[int], prompt_share: float = 0.3, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed)
+        self._tokens = [draw.integers(3, VOCABULARY, n).astype(np.uint32) for n in lengths]
+        self._prompts = [max(1, int(n * prompt_share)) for n in lengths]
+        self.lengths = np.array(lengths, dtype=np.int64)
+        self.trained = self.lengths - np.array(self._prompts)
+        self.epoch_ids = np.arange(len(lengths), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, index: int) -> NDArray[np.uint32]:
+        return self._tokens[index]
+
+    def label_mask(self, index: int) -> NDArray[np.bool_]:
+        return np.arange(len(self._tokens[index])) >= self._prompts[index]
+
+
+def save_tiny_model(folder: Path, model_type: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Path:
+    """A random model of the real architecture, written as transformers writes it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(model_type, **{**COMMON, **SETTINGS[model_type], **settings})
+    torch.manual_seed(7)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.save_pretrained(folder)
+    return folder
+
+
+def with_adapter(
+    folder: Path, lora: Lora | None = None, precision: Precision = Precision.FP32, *, random_b: bool = False
+) -> TrainingModule:
+    """The module that trains an adapter on the model in `folder`; `random_b`: one that is not without effect."""
+    lora = lora or Lora(rank=4, alpha=8)
+    model = load_base(folder, precision, LONGEST)
+    module = TrainingModule(add_lora(model, targets_of(folder, lora), lora, seed=1), precision)
+    if random_b:
+        randomise_b(module)
+    return module.train()
+
+
+def targets_of(folder: Path, lora: Lora) -> Targets:
+    return targets_in(folder, sorted(path.name for path in folder.glob("*.safetensors")), lora)
+
+
+def all_with_experts(rank: int = 4) -> Lora:
+    return Lora(rank=rank, alpha=8, targets=LoraTargets(preset=TargetPreset.ALL_WITH_EXPERTS))
+
+
+def randomise_b(module: TrainingModule, size: float = 0.05) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in trainable_parameters(module.model).items():
+            if ".lora_B." in name:
+                parameter.normal_(0, size, generator=generator)
+
+
+def gradients(module: TrainingModule) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, parameter in trainable_parameters(module.model).items():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        found[name] = parameter.grad.clone()
+        parameter.grad = None
+    return found
