@@ -80,17 +80,7 @@ def render_reasons() -> str:
         "",
         "## Failures",
         "",
-        "| reason | what it means | what to do | tried again | exit code |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{reason}` | {reason.facts.meaning} | {reason.facts.action} | "
-            f"{'yes' if reason.facts.retryable else 'no'} | {int(exit_code_for(reason))} |"
-            for reason in FailureReason
-        ),
-        "",
-        f"`{FailureReason.STORAGE_ACCESS_DENIED}` is tried again, with exit code {int(ExitCode.RETRYABLE)}, once the "
-        "run has read data: then the keys were right and are being changed.",
-        "",
+        *(line for reason in FailureReason for line in _paragraph(reason)),
         "## Exit codes",
         "",
         "| code | what it means |",
@@ -104,6 +94,14 @@ def render_reasons() -> str:
         *(f"| `{reason}` | {reason.meaning} |" for reason in ConditionReason),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _paragraph(reason: FailureReason) -> list[str]:
+    again = "It is tried again" if reason.facts.retryable else "It is not tried again"
+    if reason == FailureReason.STORAGE_ACCESS_DENIED:
+        again += f", unless this run has read data before: keys rotate, so then it is ({int(ExitCode.RETRYABLE)})"
+    text = f"{reason.facts.meaning} {reason.facts.action} {again}; exit code {int(exit_code_for(reason))}."
+    return [f"### {reason}", "", text, ""]
 
 
 def _table(schema: Schema, path: str) -> list[str]:

@@ -119,6 +119,41 @@ class Resources(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (_short_keys("requests", "requests"), _short_keys("limits", "limits"))
 
 
+KubernetesObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+"""A part of a pod's specification that is handed on as it is and checked when the pod is made."""
+
+Terms = Annotated[list[KubernetesObject], Field(max_length=16)]
+
+
+class NodeAffinity(ApiModel):
+    """Nodes that a pod must or would rather run on."""
+
+    required_during_scheduling_ignored_during_execution: KubernetesObject | None = None
+    """A node selector (core/v1) that must hold."""
+    preferred_during_scheduling_ignored_during_execution: Terms | None = None
+    """Weighted preferences (core/v1 PreferredSchedulingTerm)."""
+
+
+class PodAffinity(ApiModel):
+    """Pods that a pod must or would rather be near to, or away from."""
+
+    required_during_scheduling_ignored_during_execution: Terms | None = None
+    """Terms that must hold (core/v1 PodAffinityTerm)."""
+    preferred_during_scheduling_ignored_during_execution: Terms | None = None
+    """Weighted preferences (core/v1 WeightedPodAffinityTerm)."""
+
+
+class Affinity(ApiModel):
+    """A Kubernetes affinity."""
+
+    node_affinity: NodeAffinity | None = None
+    """Nodes to run on."""
+    pod_affinity: PodAffinity | None = None
+    """Pods to be near to."""
+    pod_anti_affinity: PodAffinity | None = None
+    """Pods to be away from."""
+
+
 class PodSettings(ApiModel):
     """What a job may choose for one kind of its pods."""
 
@@ -128,10 +163,8 @@ class PodSettings(ApiModel):
     """Labels that the node must have, besides the profile's."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = None
     """Taints that the pod tolerates, besides the profile's."""
-    affinity: (
-        Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] | None
-    ) = None
-    """A Kubernetes affinity (core/v1), checked when the pod is made."""
+    affinity: Affinity | None = None
+    """A Kubernetes affinity (core/v1)."""
     priority_class_name: Name | None = None
     """A priority class that the administrator allows."""
 
