@@ -105,12 +105,9 @@ def _check_architecture(config: Mapping[str, Any], model_type: str, uri: str) ->
     if alias in UNSUPPORTED:
         raise _unsupported(f"{uri} has model_type {model_type}. {UNSUPPORTED[alias]}")
     if model_type not in FAMILIES:
-        trainable = [name for name, family in FAMILIES.items() if not family.refused]
         raise _unsupported(
-            f"{uri} has model_type {model_type}, which Cloister cannot train. It can train: {', '.join(trainable)}."
+            f"{uri} has model_type {model_type}, which Cloister cannot train. It can train: {', '.join(FAMILIES)}."
         )
-    if FAMILIES[model_type].refused:
-        raise _unsupported(f"{uri} has model_type {model_type}. {FAMILIES[model_type].refused}")
     if named and not any(name.endswith("ForCausalLM") for name in named):
         raise _unsupported(
             f"{uri} describes {named[0]}, which is not a causal language model. Use the …ForCausalLM checkpoint."

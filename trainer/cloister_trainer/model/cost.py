@@ -55,6 +55,7 @@ class ModelCost:
     """Elements of the layers' linear modules, which NF4 quantises; fused experts are not among them."""
     hidden: int
     vocabulary: int
+    heads: int
     query_width: int
     """Heads x head size, of the layer where that is largest."""
     key_value_width: int
@@ -112,6 +113,7 @@ def model_cost(
         linear_parameters=_linear_parameters(live),
         hidden=config["hidden_size"],
         vocabulary=config["vocab_size"],
+        heads=config["num_attention_heads"],
         query_width=query,
         key_value_width=key_value,
         element_bytes=element_bytes,

@@ -58,14 +58,14 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     """(in the checkpoint, in the live model) parts of names, replaced in this order."""
     attention_kind: AttentionKind = AttentionKind.FULL
+    eager: bool = False
+    """Trained with transformers' own attention, whose memory is quadratic in the tokens of a micro-batch."""
     packing: bool = True
     """Whether several examples in one row stay exactly separate."""
     window_in_mask: bool = False
-    """The sliding window exists only in the attention mask, which training does not build: no example may exceed it."""
+    """The sliding window exists only in transformers' mask: `eager` where an example is longer than the window."""
     servers: tuple[Server, ...] = ()
     """Inference servers that load LoRA adapters of this family."""
-    refused: str = ""
-    """Why the family cannot be trained yet, though its names are known: a sentence."""
     tested: Literal["tiny", "real"] = "tiny"
     """tiny: a random model of the real architecture; real: published weights."""
     minimum_hardware: str = "one 24 GiB GPU up to 8 billion parameters"
@@ -195,8 +195,7 @@ FAMILIES: dict[str, Family] = {
         GEMMA,
         attention_kind=AttentionKind.MIXED,
         servers=BOTH,
-        refused="Gemma 2 caps its attention logits, which the attention that training uses does not do. "
-        "Use Gemma 3 or another model.",
+        eager=True,
     ),
     "smollm3": Family("SmolLM3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "granite": Family("Granite 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
@@ -233,8 +232,7 @@ FAMILIES: dict[str, Family] = {
         attention_kind=AttentionKind.LIGHTNING,
         packing=False,
         minimum_hardware="16 80 GiB GPUs on two nodes at stage 3",
-        refused="Its lightning attention layers are not softmax attention, the only kind that training has. "
-        "Use MiniMax-M2 or another model.",
+        eager=True,
     ),
     "minimax_m2": Family(
         "MiniMax-M2",
@@ -257,7 +255,7 @@ FAMILIES: dict[str, Family] = {
         packing=False,
         servers=(Server.VLLM,),
         minimum_hardware="20b: one 80 GiB GPU, from a bf16 conversion",
-        refused="gpt-oss has attention sinks, which the attention that training uses does not have. Use another model.",
+        eager=True,
     ),
 }
 """Every model_type that can be trained; each is checked with a tiny random model of the real architecture."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
@@ -93,6 +95,7 @@ def plan_inputs(
         checkpointing=spec.training.gradient_checkpointing,
         micro_batch_tokens=spec.training.micro_batch_tokens,
         packing=family.packing and spec.training.packing is not AutoMode.NEVER,
+        eager_attention=_eager_attention(family, inspected.config, index.longest),
     )
     if free_memory is None or not inputs.on_gpu:
         return inputs
@@ -102,6 +105,12 @@ def plan_inputs(
 def max_length(run: Run, position_limit: int) -> int:
     """training.maxLength, else 4096 tokens or the model's own limit."""
     return run.spec.training.max_length or min(DEFAULT_MAX_LENGTH, position_limit)
+
+
+def _eager_attention(family: Family, config: Mapping[str, Any], longest: int) -> bool:
+    """Whether train uses transformers' own attention; see train/attention.py."""
+    window = config.get("sliding_window")
+    return family.eager or (family.window_in_mask and isinstance(window, int) and longest > window)
 
 
 def _gpu_memory(run: Run) -> int | None:
@@ -132,12 +141,6 @@ def _check_settings(run: Run, inspected: InspectedModel, family: Family, index: 
         raise _invalid(
             f"training.packing is Always, but {family.title} ({family.attention_kind.value}) mixes packed examples. "
             "Leave packing at Auto."
-        )
-    window = inspected.config.get("sliding_window")
-    if family.window_in_mask and isinstance(window, int) and index.longest > window:
-        raise _invalid(
-            f"{family.title} attends to {window} tokens, and the longest example has {index.longest}. "
-            f"Set training.maxLength to {window} or less."
         )
     if spec.lora.quantization is Quantization.NF4:
         if spec.distribution.zero_stage == 3:
