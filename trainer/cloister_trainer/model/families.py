@@ -65,7 +65,8 @@ class Family:
     window_in_mask: bool = False
     """The sliding window exists only in transformers' mask: `eager` where an example is longer than the window."""
     servers: tuple[Server, ...] = ()
-    """Inference servers that load LoRA adapters of this family."""
+    """Inference servers that load LoRA adapters of this family: vLLM as its list of supported models says, llama.cpp
+    where convert_lora_to_gguf.py knows the architecture and none of its tensors is cut up in a way that it cannot."""
     tested: Literal["tiny", "real"] = "tiny"
     """tiny: a random model of the real architecture; real: published weights."""
     minimum_hardware: str = "one 24 GiB GPU up to 8 billion parameters"
@@ -131,9 +132,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "olmo": Family("OLMo", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "olmo2": Family("OLMo 2", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
-    "olmo3": Family(
-        "OLMo 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, attention_kind=AttentionKind.MIXED, servers=(Server.VLLM,)
-    ),
+    "olmo3": Family("OLMo 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, attention_kind=AttentionKind.MIXED, servers=BOTH),
     "olmoe": Family(
         "OLMoE",
         LLAMA_ATTENTION,
@@ -141,7 +140,7 @@ FAMILIES: dict[str, Family] = {
         APACHE,
         experts=Experts(),
         routers=("mlp.gate",),
-        servers=BOTH,
+        servers=(Server.LLAMA_CPP,),
     ),
     "flex_olmo": Family(
         "FlexOLMo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",), minimum_hardware="80 GiB"
@@ -163,6 +162,7 @@ FAMILIES: dict[str, Family] = {
         renames=(*SPARSE_BLOCK, (".mlp.gate.", ".mlp.router.")),
         window_in_mask=True,
         minimum_hardware="two 80 GiB GPUs at stage 3",
+        servers=(Server.VLLM,),
     ),
     "qwen2": Family("Qwen2, Qwen2.5, QwQ", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),
     "qwen3": Family("Qwen3", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),
@@ -187,7 +187,9 @@ FAMILIES: dict[str, Family] = {
         minimum_hardware="30B-A3B: one 80 GiB GPU; 235B-A22B: eight 80 GiB GPUs at stage 3",
     ),
     "gemma": Family("Gemma", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, servers=BOTH),
-    "gemma2": Family("Gemma 2", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, attention_kind=AttentionKind.MIXED, servers=BOTH),
+    "gemma2": Family(
+        "Gemma 2", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, attention_kind=AttentionKind.MIXED, eager=True, servers=BOTH
+    ),
     "gemma3_text": Family(
         "Gemma 3 (text only: 270M, 1B)",
         LLAMA_ATTENTION,
@@ -195,7 +197,6 @@ FAMILIES: dict[str, Family] = {
         GEMMA,
         attention_kind=AttentionKind.MIXED,
         servers=BOTH,
-        eager=True,
     ),
     "smollm3": Family("SmolLM3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "granite": Family("Granite 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
@@ -207,7 +208,7 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(),
         routers=("mlp.gate",),
         attention_kind=AttentionKind.LATENT,
-        servers=BOTH,
+        servers=(Server.VLLM,),
         minimum_hardware="Lite (16B): one 80 GiB GPU; 236B: eight 80 GiB GPUs at stage 3",
     ),
     "deepseek_v3": Family(
@@ -218,7 +219,7 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(),
         routers=("mlp.gate",),
         attention_kind=AttentionKind.LATENT,
-        servers=BOTH,
+        servers=(Server.VLLM,),
         minimum_hardware="24 80 GiB GPUs on three nodes at stage 3, from a bf16 conversion",
     ),
     "minimax": Family(
@@ -243,6 +244,7 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         renames=SPARSE_BLOCK,
         minimum_hardware="eight 80 GiB GPUs at stage 3, from a bf16 conversion",
+        servers=(Server.VLLM,),
     ),
     "gpt_oss": Family(
         "gpt-oss",
