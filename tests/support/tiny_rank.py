@@ -1,0 +1,85 @@
+"""One rank of `tiny_run.run_ranks`, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cloister_api.errors import CloisterError
+from cloister_api.run import Run
+from cloister_trainer.records import PlanFile
+from cloister_trainer.storage import open_storage
+from cloister_trainer.train.context import WorkerContext
+from cloister_trainer.train.messages import Request
+from cloister_trainer.train.worker import run_worker
+
+
+@dataclass(frozen=True)
+class Task:
+    run: str
+    plan: str
+    scratch: str
+    attempt: int
+    rank: int
+    world_size: int
+    port: int
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    value: Any
+
+
+class PipeSink:
+    def __init__(self, pipe: Connection, request: Any) -> None:
+        self._pipe, self._request, self._lock = pipe, request, threading.Lock()
+
+    def push(self, message: Any) -> None:
+        with self._lock:
+            self._pipe.send(message)
+
+    def request(self) -> Request:
+        return Request(self._request.value)
+
+
+def main(task: Task, pipe: Connection, request: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(task.port),
+        RANK=str(task.rank),
+        WORLD_SIZE=str(task.world_size),
+        LOCAL_RANK=str(task.rank),
+    )
+    torch.distributed.init_process_group(
+        "gloo", rank=task.rank, world_size=task.world_size, timeout=timedelta(seconds=60)
+    )
+    run = Run.model_validate_json(task.run)
+    sink = PipeSink(pipe, request)
+    context = WorkerContext(
+        run=run,
+        plan=PlanFile.model_validate_json(task.plan),
+        attempt=task.attempt,
+        rank=task.rank,
+        world_size=task.world_size,
+        local_world_size=task.world_size,
+        node="localhost",
+        device=torch.device("cpu"),
+        storage=open_storage(run.settings.storage),
+        sink=sink,
+        scratch=Path(task.scratch),
+        models=Path(task.scratch).parents[1] / "models",
+    )
+    try:
+        end: Any = run_worker(context)
+    except CloisterError as error:
+        end = error
+    sink.push(RankEnd(end))
+    pipe.close()

@@ -1,0 +1,249 @@
+"""Checkpoints: adapter, moments and progress in one folder of the store, complete when its index is there.
+
+`checkpoints/step-000120/state.safetensors` holds the float32 adapter tensors under their names and AdamW's moments
+under `exp_avg.<name>` and `exp_avg_sq.<name>`; `best.safetensors` the best adapter, when that is another one;
+`index.json`, written last, the digests and the run's progress. Nothing depends on the number of ranks or on ZeRO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from cloister_api.base import ApiModel
+from cloister_api.errors import CloisterError
+from cloister_api.layout import RunLayout, join
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from cloister_trainer.records import FileDigest, PlanFile
+from cloister_trainer.storage import MissingObject, Storage
+from cloister_trainer.train.state import TrainState
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX, STATE, BEST = "index.json", "state.safetensors", "best.safetensors"
+log = logging.getLogger(__name__)
+
+
+class CheckpointIndex(ApiModel):
+    """index.json: what the folder holds and where the run stood."""
+
+    version: Literal[1] = 1
+    step: int
+    settings: dict[str, Any]
+    """What must be equal for a run to go on from here."""
+    files: list[FileDigest]
+    state: TrainState
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, fetched and verified."""
+
+    uri: str
+    index: CheckpointIndex
+    folder: Path
+
+    @contextmanager
+    def tensors(self, file: str = STATE) -> Iterator[Callable[[str], Tensor]]:
+        """A function that reads a tensor of `file` by name, in host memory."""
+        from safetensors import safe_open
+
+        with safe_open(self.folder / file, framework="pt") as opened:
+            yield opened.get_tensor
+
+    def best_adapter(self) -> dict[str, Tensor] | None:
+        """The best adapter's tensors, None when no evaluation was made."""
+        if self.index.state.best_step is None:
+            return None
+        own = self.index.state.best_step == self.index.step
+        from safetensors.torch import load_file
+
+        tensors: dict[str, Tensor] = load_file(self.folder / (STATE if own else BEST))
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(("exp_avg.", "exp_avg_sq."))}
+
+
+def resume_settings(run: Run, plan: PlanFile) -> dict[str, Any]:
+    """The settings that fix what a step computes: a checkpoint continues only a run with the same."""
+    training = run.spec.training.to_api()
+    keys = ("globalBatchSize", "learningRate", "seed", "optimizer", "weightDecay", "precision")
+    return {
+        "model": plan.model.fingerprint,
+        "tokens": plan.data.digest,
+        "lora": run.spec.lora.to_api(),
+        **{f"training.{key}": training[key] for key in keys},
+    }
+
+
+def newest_step(storage: Storage, layout: RunLayout) -> int:
+    """Step of the newest checkpoint that has an index, 0 without one; reads no tensors."""
+    return max((step for step, names in _listed(storage, layout.checkpoints) if INDEX in names), default=0)
+
+
+def fetch_newest(storage: Storage, run: Run, plan: PlanFile, folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint of the run, else of resumeFrom's, fetched into `folder` and verified.
+
+    One that was cut short (no index, a missing, short or changed file) is passed over for the one before it. Raises
+    CloisterError (SPEC_INVALID) when resumeFrom's run had other settings.
+    """
+    own = _fetch_first(storage, run.layout.checkpoints, folder)
+    if own is not None or run.spec.resume_from is None:
+        return own
+    other = _fetch_first(storage, join(run.spec.resume_from.uri, "checkpoints"), folder)
+    if other is not None:
+        _require_same_settings(other, resume_settings(run, plan))
+    return other
+
+
+def _fetch_first(storage: Storage, checkpoints: str, folder: Path) -> Checkpoint | None:
+    for step, _ in _listed(storage, checkpoints):
+        uri = join(checkpoints, f"step-{step:06d}")
+        index = _read_index(storage, uri)
+        if index is None or index.step != step:
+            log.warning("Checkpoint %s has no readable index; the one before it is tried.", uri)
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if all(_fetch_file(storage, uri, file, folder) for file in index.files):
+            return Checkpoint(uri, index, folder)
+    return None
+
+
+def _fetch_file(storage: Storage, uri: str, file: FileDigest, folder: Path) -> bool:
+    path = folder / file.name
+    try:
+        storage.download(join(uri, file.name), path)
+    except MissingObject:
+        log.warning("Checkpoint %s lacks %s; the one before it is tried.", uri, file.name)
+        return False
+    if digest_of(path) == file:
+        return True
+    log.warning("%s of checkpoint %s differs from its index; the one before it is tried.", file.name, uri)
+    return False
+
+
+def _read_index(storage: Storage, uri: str) -> CheckpointIndex | None:
+    try:
+        return CheckpointIndex.model_validate_json(storage.read(join(uri, INDEX)))
+    except (MissingObject, ValidationError):
+        return None
+
+
+def _listed(storage: Storage, checkpoints: str) -> list[tuple[int, set[str]]]:
+    """Steps with the names below their folders, newest first."""
+    found: dict[int, set[str]] = {}
+    for listed in storage.list(checkpoints):
+        folder, _, name = listed.name.partition("/")
+        if name and folder.startswith("step-") and folder.removeprefix("step-").isdecimal():
+            found.setdefault(int(folder.removeprefix("step-")), set()).add(name)
+    return sorted(found.items(), reverse=True)
+
+
+def _require_same_settings(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
+    stored = checkpoint.index.settings
+    different = sorted(key for key in wanted if stored.get(key) != wanted[key])
+    if different:
+        raise CloisterError(
+            FailureReason.SPEC_INVALID,
+            f"spec.resumeFrom: the checkpoint {checkpoint.uri} was made with another {', '.join(different)}. A run "
+            "goes on only with the same model, tokens, lora and batch settings: restore them, or remove resumeFrom.",
+        )
+
+
+def digest_of(path: Path) -> FileDigest:
+    """A file's name, size and sha256."""
+    with path.open("rb") as file:
+        return FileDigest(
+            name=path.name, size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
+        )
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the loop, one at a time, and keeps the newest ones. For rank 0."""
+
+    def __init__(self, storage: Storage, layout: RunLayout, keep: int, folder: Path) -> None:
+        self._storage, self._layout, self._keep, self._folder = storage, layout, keep, folder
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is still being uploaded."""
+        return self._under_way is not None and not self._under_way.done()
+
+    def write(
+        self,
+        index: CheckpointIndex,
+        state: dict[str, Tensor],
+        best: dict[str, Tensor] | None,
+        metrics: tuple[str, bytes],
+        when_complete: Callable[[str], None],
+    ) -> None:
+        """Start writing. The tensors are copies in host memory that nobody changes; `metrics` is a URI and content.
+
+        `index.files` is filled in here. Waits for the checkpoint before it. When that one failed and trying again can
+        help, this one takes its place; any other failure of it is raised.
+        """
+        try:
+            self.wait()
+        except CloisterError as error:
+            if not error.reason.facts.retryable:
+                raise
+            log.warning("The checkpoint before this one could not be stored: %s", error)
+        self._under_way = self._pool.submit(self._write, index, state, best, metrics, when_complete)
+
+    def wait(self) -> None:
+        """Until the checkpoint under way is complete; raises what it failed with."""
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._pool.shutdown(wait=True)
+
+    def _write(
+        self,
+        index: CheckpointIndex,
+        state: dict[str, Tensor],
+        best: dict[str, Tensor] | None,
+        metrics: tuple[str, bytes],
+        when_complete: Callable[[str], None],
+    ) -> None:
+        from safetensors.torch import save_file
+
+        uri = self._layout.checkpoint(index.step)
+        with ExitStack() as cleanup:
+            cleanup.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files: list[FileDigest] = []
+            for name, tensors in ((STATE, state), (BEST, best)):
+                if tensors is None:
+                    continue
+                save_file(tensors, self._folder / name)
+                files.append(digest_of(self._folder / name))
+                self._storage.upload(self._folder / name, join(uri, name))
+            self._storage.write(*metrics)
+            complete = index.model_copy(update={"files": files})
+            self._storage.write(join(uri, INDEX), json.dumps(complete.to_api()).encode())
+        when_complete(uri)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Delete all but the newest complete checkpoints; the index goes first, so that no half folder looks whole."""
+        complete = [step for step, names in _listed(self._storage, self._layout.checkpoints) if INDEX in names]
+        for step in complete[self._keep :]:
+            uri = self._layout.checkpoint(step)
+            self._storage.delete(join(uri, INDEX))
+            self._storage.delete_prefix(uri)

@@ -1,0 +1,221 @@
+"""Training as the step's entry point runs it: worker groups started until one has finished."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from cloister_api.errors import CloisterError
+from cloister_api.events import Done, Event, FailureSeen, Progress, Restarted
+from cloister_api.reasons import FailureReason
+from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
+
+from cloister_trainer.interrupt import Interrupted
+from cloister_trainer.records import Checks, PlanFile
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import Storage
+from cloister_trainer.train.checkpoint import newest_step
+from cloister_trainer.train.failures import worst
+from cloister_trainer.train.launch import Start, WorkerGroup, ray_cluster
+from cloister_trainer.train.messages import Ended, Message, Phase, Request
+from cloister_trainer.train.progress import Display
+from cloister_trainer.train.staged import completed_checks
+from cloister_trainer.train.worker_logs import upload_left_logs
+from cloister_trainer.workspace import Workspace
+
+POLL_S = 0.1
+END_S = 15.0
+"""How long ranks may take to store their logs."""
+MAX_FRUITLESS_STARTS = 2
+"""Starts in a row without a newer checkpoint."""
+PROGRESS_INTERVAL_S = 1.0
+"""Progress lines come no more often, except the last one."""
+
+
+def train(
+    run: Run, plan: PlanFile, storage: Storage, reporter: Reporter, scratch: Path, emit: Callable[[Event], None]
+) -> Checks:
+    """Train until the adapter and checks.json are staged; goes on from the newest checkpoint.
+
+    `scratch` is the run's folder of a Workspace. Raises Interrupted after SIGINT or SIGTERM, and CloisterError when
+    two starts in a row made no newer checkpoint, or at once for a failure that trying again cannot help.
+    """
+    checks = completed_checks(run, storage)
+    if checks is None:
+        try:
+            with Interruption() as interruption:
+                Driver(run, plan, storage, reporter, scratch, emit, interruption).train()
+        except KeyboardInterrupt:
+            raise Interrupted(newest_step(storage, run.layout) or None) from None
+        checks = completed_checks(run, storage)
+        if checks is None:
+            raise CloisterError(
+                FailureReason.ADAPTER_INVALID, f"{run.layout.checks_file} cannot be read back after training."
+            )
+    emit(Done(step=checks.step, staged_uri=run.layout.adapter))
+    return checks
+
+
+class Interruption:
+    """Notes the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt. Does nothing off the main thread."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Set the handlers, again after a library has set its own."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked.is_set():
+            raise KeyboardInterrupt
+        self.asked.set()
+
+
+@dataclass
+class _Seen:
+    """What one start has told so far."""
+
+    ended: Ended | None = None
+    failures: list[CloisterError] = field(default_factory=list)
+    stepping: bool = False
+    """Steps are being made, so that a checkpoint is worth waiting for."""
+
+
+class Driver:
+    """Starts worker groups until one has finished; tells the caller, the terminal and the event lines what happens."""
+
+    def __init__(
+        self,
+        run: Run,
+        plan: PlanFile,
+        storage: Storage,
+        reporter: Reporter,
+        scratch: Path,
+        emit: Callable[[Event], None],
+        interruption: Interruption,
+    ) -> None:
+        self._run, self._plan, self._storage, self._reporter = run, plan, storage, reporter
+        self._scratch, self._emit, self._interruption = scratch, emit, interruption
+        self._attempt = int(os.environ.get(ATTEMPT_ENVIRONMENT, "1"))
+        distribution = run.spec.distribution
+        self._ranks = distribution.workers * max(1, distribution.gpus_per_worker)
+        self._display = Display(reporter, plan.plan.total_steps)
+        self._said_at = -math.inf
+
+    def train(self) -> None:
+        """Returns when the adapter and checks.json are staged."""
+        gpus = self._run.spec.distribution.gpus_per_worker > 0
+        with ray_cluster(self._ranks, gpus), self._display:
+            self._interruption.install()
+            fruitless = 0
+            for ordinal in itertools.count(1):
+                step_before = newest_step(self._storage, self._run.layout)
+                try:
+                    ended = self._start(ordinal)
+                except CloisterError as error:
+                    if not error.reason.facts.retryable:
+                        raise
+                    failure = error
+                else:
+                    if ended.how == "finished":
+                        return
+                    if ended.how == "interrupted":
+                        raise Interrupted(ended.step)
+                    failure = CloisterError(FailureReason.WORKERS_LOST, "A worker was asked to go.")
+                if self._interruption.asked.is_set():
+                    raise Interrupted(newest_step(self._storage, self._run.layout) or None)
+                advanced = newest_step(self._storage, self._run.layout) > step_before
+                fruitless = 0 if advanced else fruitless + 1
+                if fruitless == MAX_FRUITLESS_STARTS:
+                    raise failure
+                self._reporter.warn(f"{failure.message} Training starts again from its newest checkpoint.")
+                self._emit(Restarted(workers=self._run.spec.distribution.workers, reason=failure.reason.value))
+
+    def _start(self, ordinal: int) -> Ended:
+        """One start of the worker group, to its end."""
+        models = Workspace(self._scratch.parents[1]).models
+        group = WorkerGroup(Start(self._run, self._plan, self._attempt, ordinal, self._ranks, self._scratch, models))
+        try:
+            seen = self._watch(group)
+        finally:
+            group.close()
+            upload_left_logs(self._storage, self._scratch / "logs" / str(self._attempt), self._run, self._attempt)
+        if seen.ended is not None:
+            return seen.ended
+        if seen.failures:
+            raise worst(seen.failures)
+        raise group.failure() or CloisterError(FailureReason.INTERNAL, "The workers ended without a result.")
+
+    def _watch(self, group: WorkerGroup) -> _Seen:
+        seen, stopping = _Seen(), False
+        deadline_s = self._run.spec.progress_deadline_seconds
+        over = False
+        while not over:
+            over = group.wait(POLL_S) or seen.ended is not None
+            messages, quiet_s = group.drain()
+            for message in messages:
+                self._take(message, seen)
+            if quiet_s > deadline_s and not over:
+                seen.failures.append(
+                    CloisterError(FailureReason.NO_PROGRESS, f"A worker has not been heard for {quiet_s:.0f} s.")
+                )
+                break
+            if self._interruption.asked.is_set() and not over:
+                if not seen.stepping:
+                    self._abort(group)
+                    raise Interrupted(newest_step(self._storage, self._run.layout) or None)
+                if not stopping:
+                    stopping = True
+                    self._reporter.say("Stopping after a checkpoint; once more to stop at once.")
+                    group.ask(Request.STOP)
+        group.wait(END_S) if seen.ended is not None else self._abort(group)
+        return seen
+
+    def _abort(self, group: WorkerGroup) -> None:
+        group.ask(Request.ABORT)
+        group.wait(END_S)
+
+    def _take(self, message: Message, seen: _Seen) -> None:
+        self._display.show(message)
+        match message:
+            case Ended():
+                seen.ended = message
+            case Phase():
+                seen.stepping = False
+            case FailureSeen():
+                seen.failures.append(
+                    CloisterError(message.reason, message.message, step=message.step, node=message.node)
+                )
+            case Progress():
+                seen.stepping = True
+                self._say_progress(message)
+            case _:
+                self._emit(message)
+
+    def _say_progress(self, event: Progress) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= PROGRESS_INTERVAL_S or event.step == event.total_steps:
+            self._said_at = now
+            self._emit(event)

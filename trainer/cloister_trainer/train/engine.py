@@ -1,0 +1,136 @@
+"""The DeepSpeed engine: ZeRO stages 0 to 3 around one module whose forward returns the loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.spec_training import Precision, Training
+from cloister_trainer.train.layout import MicroBatch
+from cloister_trainer.train.model import TrainingModule
+
+NEVER = 1_000_000_000_000
+
+
+def prepare_deepspeed(device: torch.device) -> None:
+    """Choose DeepSpeed's accelerator, and keep it from compiling operators; call before anything imports it.
+
+    On CPUs every start would otherwise build the shared-memory operator with a C++ compiler (20 to 40 s), and a build
+    that was killed leaves a lock on which later starts wait for ever.
+    """
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}
+
+
+def deepspeed_config(stage: int, training: Training, gpus: bool, hpz_partition: int | None = None) -> dict[str, Any]:
+    """DeepSpeed's configuration for the numerical contract.
+
+    Stages 0 to 2 have no precision block, which would cast the float32 adapters. Stage 3 needs `bf16` so that the base
+    is sharded in bfloat16, and then float32 gradients and communication. At stage 0 gradients are clipped by `Engine`,
+    since DeepSpeed does not tell their norm there.
+    """
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": training.max_grad_norm if stage > 0 else 0.0,
+        "steps_per_print": NEVER,
+        "zero_optimization": {"stage": stage, "overlap_comm": gpus, "contiguous_gradients": True},
+    }
+    if stage == 3:
+        config["communication_data_type"] = "fp32"
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        if training.precision is Precision.BF16:
+            config["bf16"] = {"enabled": True}
+        if hpz_partition is not None:
+            config["zero_optimization"]["zero_hpz_partition_size"] = hpz_partition
+    return config
+
+
+class Engine:
+    """A DeepSpeed engine that accumulates as many micro-batches as it is given and tells the gradient's norm."""
+
+    def __init__(
+        self,
+        module: TrainingModule,
+        parameters: Mapping[str, nn.Parameter],
+        stage: int,
+        training: Training,
+        device: torch.device,
+        config: dict[str, Any],
+    ) -> None:
+        import deepspeed
+
+        self.stage, self.parameters, self._max_norm = stage, dict(parameters), training.max_grad_norm
+        optimizer = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=training.learning_rate,
+            betas=(training.optimizer.beta1, training.optimizer.beta2),
+            eps=training.optimizer.epsilon,
+            weight_decay=training.weight_decay,
+        )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        self.inner = optimizer
+        self.world_size = torch.distributed.get_world_size()
+        self._assert_dtypes(training.precision)
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """Forward only: the summed cross-entropy, float32 []."""
+        loss: Tensor = self.deepspeed(micro_batch)
+        return loss
+
+    def accumulate(self, micro_batch: MicroBatch, global_labels: int, last: bool) -> Tensor:
+        """Forward and backward of one micro-batch; returns its summed loss, detached.
+
+        The engine averages gradients over ranks, so the sum is scaled by world size / label tokens of the whole batch:
+        the gradient is that of one big batch's mean loss per label token.
+        """
+        self.deepspeed.set_gradient_accumulation_boundary(last)
+        loss = self.loss(micro_batch)
+        self.deepspeed.backward(loss * (self.world_size / global_labels), scale_wrt_gas=False)
+        return loss.detach()
+
+    def step(self, learning_rate: float) -> Tensor | float:
+        """Clip, update, clear the gradients; returns the norm that they had before clipping, infinite if not finite."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm: Tensor | float
+        if self.stage == 0:
+            limit = self._max_norm if self._max_norm > 0 else float("inf")
+            norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+            self.deepspeed.step()
+        else:
+            self.deepspeed.step()
+            norm = self.deepspeed.get_global_grad_norm()
+        return norm
+
+    def destroy(self) -> None:
+        """Give back hooks and buffers."""
+        self.deepspeed.destroy()
+
+    def _assert_dtypes(self, precision: Precision) -> None:
+        """Adapters and optimizer in float32, the base in the precision's type."""
+        optimizer_dtypes = {parameter.dtype for group in self.inner.param_groups for parameter in group["params"]}
+        live = {parameter.dtype for parameter in self.parameters.values()}
+        adapter_type = torch.bfloat16 if self.stage == 3 and precision is Precision.BF16 else torch.float32
+        if optimizer_dtypes != {torch.float32} or live != {adapter_type}:
+            raise CloisterError(
+                FailureReason.SELF_TEST_FAILED,
+                f"Self-test types: at ZeRO stage {self.stage} the optimizer holds {_names(optimizer_dtypes)} and the "
+                f"adapter {_names(live)}; expected float32 and {_names({adapter_type})}.",
+            )
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

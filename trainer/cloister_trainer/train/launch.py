@@ -1,0 +1,223 @@
+"""The driver's side of Ray: a cluster that is joined or started, and one start of the worker group in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from cloister_trainer.records import PlanFile
+from cloister_trainer.train.loop import EvictionCallback, train_on_ray
+from cloister_trainer.train.messages import Message, Request
+
+RAY_ADDRESS = "RAY_ADDRESS"
+logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Nothing but control messages passes through Ray's object store; this is about the least that Ray accepts."""
+
+
+@contextmanager
+def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
+    """The cluster that RAY_ADDRESS names, or one on loopback that lives as long as this context.
+
+    Must be entered on the main thread: what is started dies with the thread that started it (PR_SET_PDEATHSIG), so
+    that nothing is left over when this process is killed. What is started asks for a token that only this process and
+    its children know.
+    """
+    if os.environ.get(RAY_ADDRESS):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    temporary = tempfile.mkdtemp(prefix="cloister-ray-")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            num_cpus=ranks,
+            num_gpus=None if gpus else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=temporary,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class EventSink:
+    """An actor on the driver's node: messages from ranks to the driver, requests from the driver to ranks."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._request = Request.NONE
+        self._heard_at: dict[int, float] = {}
+
+    def exchange(self, rank: int, messages: list[Message]) -> int:
+        """Take a rank's messages; the answer is the driver's newest request."""
+        self._messages += messages
+        self._heard_at[rank] = time.monotonic()
+        return int(self._request)
+
+    def drain(self) -> tuple[list[Message], float]:
+        """Messages since the last call, and how long the quietest rank has not been heard, in seconds."""
+        messages, self._messages = self._messages, []
+        return messages, time.monotonic() - min(self._heard_at.values(), default=time.monotonic())
+
+    def ask(self, request: int) -> None:
+        """Ask all ranks."""
+        self._request = Request(request)
+
+
+class Rendezvous(Backend):
+    """Tells the ranks where rank 0 listens. They make the process group themselves: only they need torch."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
+        """Called in Ray Train's controller before the worker function starts."""
+        address, port = worker_group.execute_single(0, _free_address)
+        worker_group.execute(_set_master, address, port)
+
+
+class RendezvousConfig(BackendConfig):
+    """Names the backend."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The class that Ray Train makes in its controller."""
+        return Rendezvous
+
+
+def _free_address() -> tuple[str, int]:
+    address = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
+        return address, probe.getsockname()[1]
+
+
+def _set_master(address: str, port: int) -> None:
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the worker group."""
+
+    run: Run
+    plan: PlanFile
+    attempt: int
+    ordinal: int
+    """From 1 within this process."""
+    ranks: int
+    scratch: Path
+    models: Path
+
+    @property
+    def name(self) -> str:
+        """Ray Train's run name. Never used twice: Ray would go on from what it kept under the name."""
+        return f"{self.run.uid}-{self.attempt}-{time.time_ns()}-{self.ordinal}"
+
+
+class WorkerGroup:
+    """A running start. `fit` waits in a thread, so that the caller's thread is free for messages and signals."""
+
+    def __init__(self, start: Start) -> None:
+        self._sink = ray.remote(num_cpus=0)(EventSink).remote()
+        self._error: BaseException | None = None
+        gpus = start.run.spec.distribution.gpus_per_worker > 0
+        self._trainer = DataParallelTrainer(
+            train_on_ray,
+            train_loop_config={
+                "actor": self._sink,
+                "run": start.run.model_dump_json(),
+                "plan": start.plan.model_dump_json(),
+                "attempt": start.attempt,
+                "scratch": str(start.scratch),
+                "models": str(start.models),
+                "collective_timeout_s": start.run.spec.progress_deadline_seconds + 60,
+            },
+            backend_config=RendezvousConfig(),
+            scaling_config=ScalingConfig(
+                num_workers=start.ranks,
+                use_gpu=gpus,
+                resources_per_worker={"CPU": 1, **({"GPU": 1} if gpus else {})},
+                placement_strategy="PACK" if gpus else "SPREAD",
+            ),
+            run_config=RunConfig(
+                name=start.name,
+                storage_path=str(start.scratch / "ray"),
+                failure_config=FailureConfig(max_failures=0),
+                callbacks=[EvictionCallback()],
+            ),
+        )
+        self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait at most `timeout_s` seconds for the end; tells whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def drain(self) -> tuple[list[Message], float]:
+        """Messages since the last call, and how long the quietest rank has not been heard, in seconds."""
+        messages, quiet_s = ray.get(self._sink.drain.remote())
+        return messages, quiet_s
+
+    def ask(self, request: Request) -> None:
+        """Ask all ranks."""
+        ray.get(self._sink.ask.remote(int(request)))
+
+    def failure(self) -> CloisterError | None:
+        """What Ray says of the end; ranks' own messages tell it better where they came through."""
+        error = self._error
+        if error is None:
+            return None
+        if isinstance(error, WorkerGroupError):
+            lost = ", ".join(str(rank) for rank in sorted(error.worker_failures))
+            return CloisterError(
+                FailureReason.WORKERS_LOST, f"The worker processes of rank {lost} ended without saying why."
+            )
+        return CloisterError(FailureReason.WORKERS_LOST, "Ray lost the worker group or its controller.")
+
+    def close(self) -> None:
+        """End the event actor."""
+        ray.kill(self._sink)
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except (TrainingFailedError, ray.exceptions.RayError) as error:
+            self._error = error

@@ -1,0 +1,45 @@
+"""Notices that a rank makes no progress, or that the driver wants it to end: stacks are stored, and the process ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from cloister_trainer.train.messages import Request, Sink
+
+POLL_S = 0.5
+EXIT_CODE = 70
+
+
+class Watchdog:
+    """A thread beside the loop. `beat` is called at every step and wherever long work advances."""
+
+    def __init__(
+        self, deadline_s: float, sink: Sink, on_stall: Callable[[float], None], on_end: Callable[[], None]
+    ) -> None:
+        self._deadline_s, self._sink, self._on_stall, self._on_end = deadline_s, sink, on_stall, on_end
+        self._beat_at = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """The rank advances."""
+        self._beat_at = time.monotonic()
+
+    def close(self) -> None:
+        """The loop has ended."""
+        self._closed.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(POLL_S):
+            stalled_s = time.monotonic() - self._beat_at
+            if stalled_s > self._deadline_s:
+                self._on_stall(stalled_s)
+                os._exit(EXIT_CODE)
+            if self._sink.request() is Request.ABORT:
+                self._on_end()
+                os._exit(EXIT_CODE)
