@@ -1,4 +1,4 @@
-"""A run as train leaves it: a tiny random model with a tokenizer, an adapter made by stock PEFT, plan, checks, metrics."""
+"""A run as train leaves it: a tiny random model, an adapter made by stock PEFT, plan, checks and metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from cloister_api.layout import join
 from cloister_api.run import Run
 from cloister_api.status import ExactMatch
+from cloister_trainer.prepare.report import length_report
 from cloister_trainer.records import (
     Checks,
     EvaluationPoint,
@@ -54,9 +56,7 @@ def make_model(folder: Path, config: Any | None = None) -> Path:
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {f"w{index}": index + 3 for index in range(61)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
     fast.chat_template = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
     fast.save_pretrained(folder)
     (folder / "LICENSE").write_bytes(LICENSE_TEXT)
@@ -105,12 +105,10 @@ class StagedRun:
         storage.write(join(layout.checkpoint(40), "index.json"), b"{}")
 
 
-def stage(
-    root_uri: str, model_folder: Path, adapter_folder: Path, *, uid: str = UID, model_uri: str | None = None, **spec: Any
-) -> StagedRun:
+def stage(root_uri: str, model_folder: Path, adapter_folder: Path, *, uid: str = UID, **spec: Any) -> StagedRun:
     """The run of a small job whose data lies below `root_uri`; `spec` goes over the job's sections."""
     sections: dict[str, Any] = {
-        "model": {"uri": model_uri or model_folder.as_uri()},
+        "model": {"uri": model_folder.as_uri()},
         "dataset": {"uri": join(root_uri, "data/train.jsonl")},
         "output": {"uri": join(root_uri, "out/contracts")},
         "lora": {"rank": 4, "alpha": 8},
@@ -165,6 +163,26 @@ def make_plan(run: Run, model_folder: Path) -> PlanFile:
         longest=118,
         stop_token_id=1,
         pad_token_id=0,
+        report={
+            "sources": [
+                {
+                    "uri": run.spec.dataset.uri,
+                    "files": [run.spec.dataset.uri],
+                    "fileCount": 1,
+                    "format": "PromptCompletion",
+                    "columns": {},
+                    "columnsLeftOut": [],
+                    "rows": 230,
+                    "weight": 1.0,
+                    "validation": False,
+                }
+            ],
+            "rows": 230,
+            "duplicates": 10,
+            "truncated": 3,
+            "lengths": length_report(Counter({length: 1 + (length - 20) % 7 for length in range(20, 119)})),
+            "notes": ["3 of 200 examples were longer than 128 tokens and are cut."],
+        },
     )
     train = TrainPlan(
         zero_stage=2,
@@ -185,7 +203,7 @@ def make_plan(run: Run, model_folder: Path) -> PlanFile:
         host_memory=[],
         local_disk=[],
         gpu_memory_limit=None,
-        warnings=["1.4 % of the examples were truncated to 128 tokens: raise training.maxLength, or see dataset.tooLong."],
+        warnings=["The devices have no memory limit that is known: the plan is not checked against one."],
     )
     return PlanFile(model=model, tokens_uri=run.layout.tokens, data=data, plan=train)
 
@@ -208,7 +226,7 @@ def make_checks(adapter_folder: Path) -> Checks:
         },
         base_loss=2.4,
         loss=1.2,
-        evaluations=[EvaluationPoint(step=step, loss=loss) for step, loss in ((0, 2.4), (13, 1.6), (26, 1.3), (40, 1.2))],
+        evaluations=[EvaluationPoint(step=at, loss=loss) for at, loss in ((0, 2.4), (13, 1.6), (26, 1.3), (40, 1.2))],
         exact_match=ExactMatch(rows=20, before=0, after=18),
         samples=[
             SampleAnswer(

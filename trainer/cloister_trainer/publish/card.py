@@ -57,6 +57,7 @@ def render_card(facts: RunFacts) -> str:
         "attribution": next((a.line for a in ATTRIBUTIONS if license_id.startswith(a.license_prefix)), None),
         "improvement": relative_improvement(facts.checks),
         "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= facts.adapter.max_rank), VLLM_RANKS[-1]),
+        "served_from_s3": facts.run.output.folder.startswith("s3://"),
         "plot": PLOT_FILE,
         "cell": cell,
     }

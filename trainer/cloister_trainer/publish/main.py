@@ -101,7 +101,7 @@ def _write_folder(
     adapter = check_adapter(staged.folder, paths["model"])
     checks = pass_gate(run.spec.evaluation.gate, staged.checks, run.layout.adapter)
     reporter.say(f"The adapter is sound: {adapter.tensors} tensors, {adapter.parameters:,} parameters.")
-    egress = collect_egress(plan.egress, checks.egress, own_egress)
+    egress = collect_egress(run.spec.network.egress, plan.egress, checks.egress, own_egress)
     deletions = planned_deletions(run, plan)
     first, last = first_and_last_time(staged.metrics)
     facts = RunFacts(run, plan, checks, adapter, egress, deletions, first, last)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from cloister_api.base import ApiModel
 from cloister_api.run import Run
+from cloister_api.spec_cluster import Egress as EgressMode
 from cloister_api.spec_cluster import Provenance
 from cloister_api.status import ExactMatch, GateResult
 from cloister_trainer.publish.gate import relative_improvement
@@ -213,14 +214,17 @@ def build_manifest(
     )
 
 
-def collect_egress(prepare: Mapping[str, Any], train: Mapping[str, Any], publish: Mapping[str, Any]) -> Egress:
-    """The proofs of the three steps with one sentence over all of them.
+def collect_egress(
+    asked: EgressMode, prepare: Mapping[str, Any], train: Mapping[str, Any], publish: Mapping[str, Any]
+) -> Egress:
+    """The proofs of the three steps (see cloister_trainer.egress) with one sentence over all of them.
 
-    A proof counts with `processes`, `controlAnswered` and `canaryRefused`: how many processes dialled both addresses,
-    and in how many the allowed one answered and the other did not.
+    Of n processes, where control answered c and the canary refused r, both are certain for at least c + r - n.
     """
     proofs = [dict(proof) for proof in (prepare, train, publish)]
     steps = dict(zip(("prepare", "train", "publish"), proofs, strict=True))
+    if asked is EgressMode.OPEN:
+        return Egress(**steps, summary="Open: network.egress Open let the job's pods reach what the network allows.")
     if not any(proofs):
         return Egress(**steps, summary="Not proven: no process dialled the operator's control and canary addresses.")
     processes, control, canary = (
@@ -228,6 +232,6 @@ def collect_egress(prepare: Mapping[str, Any], train: Mapping[str, Any], publish
     )
     missing = [name for name, proof in steps.items() if not proof]
     partly = f"; nothing was recorded for {', '.join(missing)}" if missing else ""
-    proven = min(control, canary)
+    proven = max(0, control + canary - processes)
     summary = f"{proven} of {processes} processes: control answered, canary refused{partly}."
     return Egress(**steps, summary=summary)

@@ -121,6 +121,7 @@ def _curve(axes: Axes, metrics: Sequence[dict[str, Any]], key: str, label: str) 
     axes.plot(steps, values, color=MAIN, linewidth=1.4)
     axes.set_xlabel("Step")
     axes.set_ylabel(label)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.02)
 
@@ -148,8 +149,9 @@ def _series(metrics: Sequence[dict[str, Any]], key: str) -> tuple[list[float], l
 def _draw(draw: Callable[[Axes], None], *, width: float = 9.4, height: float, background: str = "none") -> str:
     """An SVG element, without the XML prologue that HTML does not take."""
     with _style() as figure_class:
-        figure = figure_class(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
+        figure = figure_class(figsize=(width, height))
+        left, bottom, edge = 0.75 / width, 0.5 / height, 0.12
+        axes = figure.add_axes((left, bottom, 1 - left - edge / width, 1 - bottom - edge / height))
         axes.set_facecolor("none")
         draw(axes)
         axes.tick_params(length=0)

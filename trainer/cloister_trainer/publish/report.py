@@ -39,7 +39,8 @@ def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]]) -> str:
         "improvement": relative_improvement(checks),
         "curves": {name: Markup(svg) for name, svg in curves.items()},  # noqa: S704  (drawn above, no text of others)
         "lengths": _lengths(facts.plan.data.report),
-        "data_rows": _rows(facts.plan.data.report, skip=("lengths",)),
+        "found": facts.plan.data.report,
+        "fates": _fates(facts.plan.data.report),
         "settings": _settings(facts),
         "memory": _memory(facts.plan.plan.gpu_memory, checks.measured_memory),
         "throughput": _throughput(metrics),
@@ -68,27 +69,57 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _lengths(report: dict[str, Any]) -> Markup | None:
-    lengths = report.get("lengths")
-    if not isinstance(lengths, dict) or "edges" not in lengths:
+def _lengths(found: dict[str, Any]) -> Markup | None:
+    histogram = found.get("lengths", {}).get("histogram")
+    if not histogram:
         return None
-    return Markup(plots.plot_lengths(lengths["edges"], lengths["counts"]))  # noqa: S704  (drawn from numbers)
+    return Markup(plots.plot_lengths(histogram["edges"], histogram["examples"]))  # noqa: S704  (drawn from numbers)
 
 
-def _rows(values: dict[str, Any], skip: tuple[str, ...] = (), prefix: str = "") -> list[tuple[str, str]]:
+FATES = (
+    ("rows", "Rows read"),
+    ("duplicates", "Duplicates left out"),
+    ("truncated", "Examples cut to the longest length"),
+    ("dropped", "Examples left out as too long"),
+    ("split", "Examples split"),
+    ("rewrittenTurns", "Conversations whose template rewrites earlier turns"),
+    ("mergedBorders", "Tokens over the border of prompt and completion"),
+)
+
+
+def _fates(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What became of the dataset's rows; counts of 0 say nothing."""
+    fates = [(label, f"{found[key]:,}") for key, label in FATES if found.get(key)]
+    overlap = found.get("overlap", {}).get("rows")
+    lengths = found.get("lengths", {})
+    if overlap:
+        fates.append(("Training rows that are in the validation set too", f"{overlap:,}"))
+    if "percentiles" in lengths:
+        middle, high = lengths["percentiles"]["50"], lengths["percentiles"]["95"]
+        fates.append(("Lengths in tokens", f"median {middle:,}, 95 % at most {high:,}, longest {lengths['max']:,}"))
+    return fates
+
+
+def _rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as lines of a table."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if key in skip and not prefix:
-            continue
         if isinstance(value, dict):
             rows += _rows(value, prefix=f"{name}.")
         elif isinstance(value, list):
-            rows.append((name, ", ".join(str(item) for item in value) or "none"))
+            rows += [(name, _plain(item)) for item in value] or [(name, "none")]
         else:
-            rows.append((name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)))
+            rows.append((name, _plain(value)))
     return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _settings(facts: RunFacts) -> list[tuple[str, list[tuple[str, str]]]]:

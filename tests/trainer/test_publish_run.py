@@ -1,0 +1,344 @@
+"""What publish writes: one immutable folder that stock PEFT loads, and one pointer to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
+
+from cloister_api.errors import CloisterError
+from cloister_api.layout import join
+from cloister_api.reasons import FailureReason
+from cloister_trainer.publish.main import publish
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import Storage, open_storage
+from support.staged_run import LICENSE_TEXT, StagedRun, digest, make_adapter, make_model, stage
+
+FILES = [
+    "LICENSE",
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "checks.json",
+    "loss.svg",
+    "manifest.json",
+    "metrics.jsonl",
+    "report.html",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return open_storage(environ={})
+
+
+def published_folder(staged: StagedRun, storage: Storage, scratch: Path) -> Path:
+    staged.store(storage)
+    status = publish(staged.run, staged.plan, storage, Reporter(), scratch)
+    return Path(status.uri.removeprefix("file://"))
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = model.eval()(torch.arange(3, 30)[None]).logits
+    return output
+
+
+def test_the_folder_holds_what_the_manifest_names_and_the_pointer_names_the_manifest(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    manifest = manifest_of(folder)
+    named = {file["name"]: file for file in manifest["files"]}
+    assert sorted([*named, "manifest.json"]) == FILES
+    for name, file in named.items():
+        assert file == digest(folder / name).to_api()
+    pointer = json.loads((folder.parent / "current.json").read_text())
+    assert pointer == {
+        "version": 1,
+        "uid": staged.run.uid,
+        "folder": staged.run.uid,
+        "manifestDigest": hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest(),
+    }
+    assert (folder / "LICENSE").read_bytes() == LICENSE_TEXT
+
+
+def test_the_manifest_says_where_everything_came_from(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, training={"seed": 7})
+
+    manifest = manifest_of(published_folder(staged, storage, tmp_path / "scratch"))
+
+    assert manifest["baseModel"]["digest"] == staged.checks.base_digest
+    assert manifest["baseModel"]["license"]["id"] == "apache-2.0"
+    assert manifest["dataset"]["digest"] == staged.plan.data.digest
+    assert manifest["provenance"] == {"requestedBy": "Ada Lovelace", "ticket": "LEGAL-17"}
+    assert manifest["spec"] == staged.run.spec.to_api()
+    assert manifest["seed"] == 7
+    assert manifest["checks"]["relativeImprovement"] == pytest.approx(0.5)
+    assert manifest["times"]["firstStep"] < manifest["times"]["lastStep"] < manifest["times"]["published"]
+    assert manifest["egress"]["summary"].startswith("Not proven")
+    assert "Dock 4" not in json.dumps(manifest), "rows of the dataset have no place in the manifest"
+
+
+def test_stock_peft_loads_the_published_adapter_with_the_same_logits(
+    tmp_path: Path, tiny_llama: Path, storage: Storage
+) -> None:
+    live = make_adapter(tiny_llama, tmp_path / "adapter")
+    staged = stage(tmp_path.as_uri(), tiny_llama, tmp_path / "adapter")
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    before = logits(base)
+    loaded = PeftModel.from_pretrained(base, str(folder))
+    assert torch.equal(logits(loaded), logits(live))
+    assert not torch.allclose(logits(loaded), before), "the adapter must change something for this to mean anything"
+    assert AutoTokenizer.from_pretrained(folder)("w5 w6")["input_ids"] == [8, 9]
+
+
+def test_adapters_of_fused_experts_are_checked_and_load(tmp_path: Path, storage: Storage) -> None:
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    model = make_model(tmp_path / "tiny-mixtral", config)
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    live = make_adapter(
+        model, tmp_path / "adapter", target_modules=["q_proj", "v_proj"], target_parameters=experts, lora_dropout=0.0
+    )
+    staged = stage(tmp_path.as_uri(), model, tmp_path / "adapter")
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), str(folder))
+    assert torch.equal(logits(loaded), logits(live))
+    assert manifest_of(folder)["adapter"]["tensors"] == 2 * (2 * 2 + 2 * 2)
+
+
+def test_no_file_knows_a_path_of_this_machine_but_the_uris_of_the_job(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage((tmp_path / "store").as_uri(), tiny_llama, tiny_adapter)
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-llama"
+    for path in folder.iterdir():
+        text = path.read_bytes().decode(errors="replace")
+        for uri in (tiny_llama.as_uri(), (tmp_path / "store").as_uri()):
+            text = text.replace(uri, "")
+        for here in (tmp_path, tiny_adapter, tiny_llama, Path.cwd(), Path.home()):
+            assert f"{here}/" not in text, f"{path.name} names {here}"
+
+
+def test_tokens_and_checkpoints_are_deleted_and_that_is_recorded(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    layout = staged.run.layout
+    assert storage.list(layout.tokens) == storage.list(layout.checkpoints) == []
+    assert storage.exists(layout.plan_file)
+    assert storage.exists(layout.checks_file)
+    record = json.loads(storage.read(join(layout.root, "deleted.json")))
+    assert record["deleted"] == [layout.tokens, layout.checkpoints]
+    assert [deletion["when"] for deletion in manifest_of(folder)["deletions"]] == ["AfterPublication"] * 2
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_keep_run_always_and_tokens_of_others_stay(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    keeping = stage((tmp_path / "a").as_uri(), tiny_llama, tiny_adapter, output={"keepRun": "Always"})
+    published_folder(keeping, storage, tmp_path / "scratch")
+    assert len(storage.list(keeping.run.layout.tokens)) == 2
+    assert len(storage.list(keeping.run.layout.checkpoints)) == 1
+
+    sharing = stage((tmp_path / "b").as_uri(), tiny_llama, tiny_adapter)
+    cache = (tmp_path / "cache" / "0123").as_uri()
+    storage.write(join(cache, "index.json"), b"{}")
+    sharing.plan = sharing.plan.model_copy(update={"tokens_uri": cache})
+    published_folder(sharing, storage, tmp_path / "scratch")
+    assert storage.exists(join(cache, "index.json"))
+    assert storage.list(sharing.run.layout.checkpoints) == []
+
+
+def test_publishing_again_rewrites_nothing(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+    before = {path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file()}
+
+    status = publish(staged.run, staged.plan, storage, Reporter(), tmp_path / "scratch")
+
+    assert {path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file()} == before
+    assert status.uri == folder.as_uri()
+    assert status.adapter_digest == staged.checks.adapter.sha256
+    assert status.size_bytes == sum(path.stat().st_size for path in folder.rglob("*"))
+
+
+def test_a_merged_model_is_copied_and_named(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, output={"mergedModel": True})
+    merged = [digest(tiny_llama / name) for name in ("config.json", "model.safetensors")]
+    staged.checks = staged.checks.model_copy(update={"merged_files": merged})
+    for file in merged:
+        storage.upload(tiny_llama / file.name, join(staged.run.layout.merged, file.name))
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    assert (folder / "merged/model.safetensors").read_bytes() == (tiny_llama / "model.safetensors").read_bytes()
+    assert {"merged/config.json", "merged/model.safetensors"} <= {f["name"] for f in manifest_of(folder)["files"]}
+    assert storage.list(staged.run.layout.merged) == []
+    AutoModelForCausalLM.from_pretrained(folder / "merged")
+
+
+def test_the_chat_template_of_the_job_travels_with_the_adapter(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    staged = stage(
+        tmp_path.as_uri(),
+        tiny_llama,
+        tiny_adapter,
+        model={"uri": tiny_llama.as_uri(), "chatTemplate": {"inline": template}},
+    )
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    rendered = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": "w5"}], tokenize=False
+    )
+    assert rendered == "<user>w5"
+
+
+def test_a_model_card_that_proves_the_licence_is_kept_under_another_name(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+    finding = staged.plan.model.license.model_copy(update={"evidence": "ModelCard", "file": "README.md"})
+    model = staged.plan.model.model_copy(update={"license": finding})
+    staged.plan = staged.plan.model_copy(update={"model": model})
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    assert (folder / "BASE_MODEL_README.md").read_bytes() == (tiny_llama / "README.md").read_bytes()
+    assert "# contracts" in (folder / "README.md").read_text()
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_needs_nothing_from_elsewhere_and_runs_no_script(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+
+    html = (published_folder(staged, storage, tmp_path / "scratch") / "report.html").read_text()
+
+    report = Elements(html)
+    policies = [attrs["content"] for tag, attrs in report.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert str(policies[0]).startswith("default-src 'none';")
+    assert not {"script", "link", "img", "iframe", "object", "form", "b"} & {tag for tag, _ in report.tags}
+    for tag, attrs in report.tags:
+        assert not any(name.startswith("on") for name in attrs), tag
+        assert all(
+            str(value).startswith("#") for name, value in attrs.items() if name in ("src", "href", "xlink:href")
+        ), tag
+    assert html.count("<svg") == 4
+    assert "<script>alert(1)</script>" in report.text, "samples are shown as text"
+    assert "18 of 20" in report.text
+    assert "segment isolation" in report.text
+
+
+def test_the_model_card_has_front_matter_and_the_lines_that_serve_the_adapter(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(
+        tmp_path.as_uri(), tiny_llama, tiny_adapter, provenance={"requestedBy": "Eve | <img src=x> `x`\n# Title"}
+    )
+
+    card = (published_folder(staged, storage, tmp_path / "scratch") / "README.md").read_text()
+
+    front = YAML(typ="safe").load(card.split("---\n")[1])
+    assert front["license"] == "apache-2.0"
+    assert front["base_model"] == "tiny-llama"
+    assert front["library_name"] == "peft"
+    assert "--max-lora-rank 8 --lora-modules contracts=ADAPTER" in card
+    assert "| 0 of 20 | 18 of 20 |" in card
+    assert "Eve \\| &lt;img src=x&gt; \\`x\\` # Title" in card
+
+
+def test_the_gate_keeps_a_weak_adapter_staged(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    gate = {"gate": {"minRelativeImprovement": 0.6}}
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, evaluation=gate)
+    staged.store(storage)
+
+    with pytest.raises(CloisterError) as refused:
+        publish(staged.run, staged.plan, storage, Reporter(), tmp_path / "scratch")
+
+    assert refused.value.reason is FailureReason.EVALUATION_GATE_FAILED
+    for number in ("60.0%", "2.4000", "1.2000", "50.0%", staged.run.layout.adapter):
+        assert number in refused.value.message
+    assert storage.exists(staged.run.layout.checks_file)
+    assert storage.list(staged.run.output.folder) == []
+    assert not storage.exists(staged.run.output.pointer)
+
+
+def test_an_adapter_that_passes_the_gate_says_so(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    gate = {"gate": {"minRelativeImprovement": 0.5}}
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, evaluation=gate)
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    assert json.loads((folder / "checks.json").read_text())["gate"] == "Passed"
+    assert manifest_of(folder)["checks"]["gate"] == "Passed"
