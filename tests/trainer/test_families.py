@@ -1,4 +1,4 @@
-"""Every family: a tiny random model of the real architecture learns one batch, and its adapter reloads in stock PEFT."""
+"""Every family: a tiny random model learns one batch, and its adapter reloads in stock PEFT."""
 
 from __future__ import annotations
 
