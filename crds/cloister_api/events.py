@@ -115,7 +115,7 @@ def parse_event(line: str, uid: str, attempt: int) -> Event | None:
         del fields[MARK]
         if datetime.fromisoformat(fields.pop("time")).tzinfo is None:
             return None
-        return _EVENT.validate_json(json.dumps(fields), strict=True)
+        return _EVENT.validate_json(json.dumps(fields), strict=True, by_alias=True, by_name=False)
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
         return None
 

@@ -74,7 +74,7 @@ def _check(document: Document) -> FineTuneJob | list[Problem]:
         return [problem]
     given = _without_nulls({key: part for key, part in value.items() if key != "status"})
     try:
-        return FineTuneJob.model_validate_json(json.dumps(given), strict=True)
+        return FineTuneJob.model_validate_json(json.dumps(given), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         return problems_of(error, given)
 

@@ -60,7 +60,7 @@ class TerminationMessage(ApiModel):
 def parse_termination(text: str) -> TerminationMessage | None:
     """The message in a container's termination log, or None for anything else."""
     try:
-        return TerminationMessage.model_validate_json(text, strict=True)
+        return TerminationMessage.model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except (ValidationError, UnicodeEncodeError):
         return None
 

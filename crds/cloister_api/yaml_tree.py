@@ -206,7 +206,7 @@ def _key(node: Node) -> str:
 def _syntax_sentence(error: MarkedYAMLError) -> str:
     problem = " ".join(str(error.problem or error.context or "unreadable").split())
     if "'\\t'" in problem:
-        return "indented with a tab; YAML takes spaces only"
+        return "found a tab; YAML takes spaces only, so indent with spaces, and quote a text that holds a tab"
     hints = {
         "undefined alias": "; define it with & before it is used",
         "mapping values are not allowed": "; check the indentation, and quote a value that holds a colon and a space",
