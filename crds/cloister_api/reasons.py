@@ -137,7 +137,7 @@ FAILURE_FACTS: dict[FailureReason, ReasonFacts] = {
         "Rows of the dataset cannot be used.", "Correct the named files and lines; the message gives each."
     ),
     _R.OUTPUT_EXISTS: _refused(
-        "output.uri already holds an adapter of another run.",
+        "There is an adapter of another run at output.uri.",
         "Choose another output.uri, or set output.ifExists to Reuse or Replace.",
     ),
     _R.DOES_NOT_FIT: _refused(
@@ -194,7 +194,7 @@ FAILURE_FACTS: dict[FailureReason, ReasonFacts] = {
     _R.ADAPTER_INVALID: _failed("The trained adapter failed a check.", "The message names the check."),
     _R.SIGNING_FAILED: _failed("The adapter could not be signed.", "Check the key in the signing Secret."),
     _R.DEADLINE_EXCEEDED: _failed(
-        "activeDeadlineSeconds passed.", "Raise activeDeadlineSeconds and go on with resumeFrom."
+        "The job took longer than activeDeadlineSeconds.", "Raise activeDeadlineSeconds and go on with resumeFrom."
     ),
     _R.KUBE_RAY_MISSING: _retried("KubeRay is not installed.", "Install KubeRay 1.6 or newer."),
     _R.INTERNAL: _retried("An unexpected error.", "Report it with the log."),

@@ -101,7 +101,7 @@ class Toleration(ApiModel):
     operator: TolerationOperator | None = None
     """Exists: any value. Equal: the same value. Absent: Equal."""
     value: ShortText | None = None
-    """The taint's value, with operator Equal."""
+    """The taint's value, with operator Equal. Absent: the empty value."""
     effect: TaintEffect | None = None
     """The taint's effect. Absent: all effects."""
     toleration_seconds: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
@@ -112,9 +112,9 @@ class Resources(ApiModel):
     """Requests and limits of a pod's container."""
 
     requests: ResourceList | None = None
-    """What the scheduler sets aside, for example {cpu: 8, memory: 64Gi}."""
+    """What the scheduler sets aside, for example {cpu: 8, memory: 64Gi}. Absent: the limits."""
     limits: ResourceList | None = None
-    """What the container may use at most, for example {memory: 64Gi}."""
+    """What the container may use at most, for example {memory: 64Gi}. Absent: no limit of the job's own."""
 
     rules: ClassVar[tuple[Rule, ...]] = (_short_keys("requests", "requests"), _short_keys("limits", "limits"))
 
@@ -160,13 +160,13 @@ class PodSettings(ApiModel):
     resources: Resources | None = None
     """Requests and limits; GPUs come from distribution.gpusPerWorker. Absent: the profile's, or what the plan needs."""
     node_selector: Annotated[dict[str, LabelValue], Field(max_length=16)] | None = None
-    """Labels that the node must have, besides the profile's."""
+    """Labels that the node must have, besides the profile's. Absent: the profile's alone."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = None
-    """Taints that the pod tolerates, besides the profile's."""
+    """Taints that the pod tolerates, besides the profile's. Absent: the profile's alone."""
     affinity: Affinity | None = None
-    """A Kubernetes affinity (core/v1)."""
+    """A Kubernetes affinity (core/v1). Absent: none."""
     priority_class_name: Name | None = None
-    """A priority class that the administrator allows."""
+    """A priority class that the administrator allows. Absent: the cluster's default."""
 
     rules: ClassVar[tuple[Rule, ...]] = (_short_keys("nodeSelector", "node_selector"),)
 
@@ -269,13 +269,13 @@ class Provenance(ApiModel):
     """Stated by whoever applies the job; copied into the manifest and the audit log, not verified."""
 
     requested_by: ShortText | None = None
-    """Who asked for it."""
+    """Who asked for the job. Absent: not stated."""
     ticket: ShortText | None = None
-    """The request's number or address."""
+    """Number or address of the request. Absent: not stated."""
     source_revision: ShortText | None = None
-    """Revision of the repository that holds the manifest."""
+    """Revision of the repository that holds the manifest. Absent: not stated."""
     data_classification: ShortText | None = None
-    """Classification of the dataset."""
+    """Classification of the dataset, for example internal. Absent: not stated."""
 
 
 class Hold(ApiEnum):

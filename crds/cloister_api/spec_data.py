@@ -174,7 +174,7 @@ class Dataset(ApiModel):
     columns: DatasetColumns | None = None
     """Column names that differ from the format's usual ones."""
     system_prompt: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
-    """A system message put before every conversation that has none."""
+    """A system message put before every conversation that has none. Absent: none is put."""
     train_on: TrainOn = TrainOn.COMPLETIONS
     """Which tokens carry loss: Completions, every assistant turn or completion; LastTurn, only the last one; All,
     prompts too."""

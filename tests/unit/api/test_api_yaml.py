@@ -106,7 +106,7 @@ UNREADABLE = [
     ("a: !python/object x", 1, "the tag !python/object cannot be used on 'x'; leave it out"),
     ("a: !!binary aGk=", 1, "the tag !!binary cannot be used on 'aGk='; leave it out"),
     ("a: \x00", None, "unacceptable character #x0000"),
-    ("[" * 5000, None, "the values are nested too deeply"),
+    ("[" * 1500, None, "the values are nested too deeply"),
     ("x" * 1_000_001, None, "the file has 1,000,001 characters; a cluster takes at most 1,000,000"),
 ]
 
