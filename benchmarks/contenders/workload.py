@@ -98,9 +98,10 @@ def targets(model: Any) -> Targets:
     return Targets(modules=list(shapes), parameters=[], shapes=shapes, ranks=dict.fromkeys(shapes, RANK))
 
 
-def report(tokens: int, seconds: float, losses: Sequence[float]) -> None:
+def report(tokens: int, seconds: float, losses: Sequence[float], **more: float) -> None:
     """Print the measurement as one JSON line: processed tokens (padding not counted) per second, and peak memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {"tokensPerSecond": tokens / seconds, "peakBytes": peak, "losses": [round(loss, 4) for loss in losses]}
+    result |= more
     sys.stdout.write("\nRESULT " + json.dumps(result) + "\n")
     sys.stdout.flush()
