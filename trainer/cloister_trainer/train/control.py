@@ -87,6 +87,6 @@ def _copied_to_host(step: int, vector: Tensor, work: dist.Work | None) -> _Poste
         work.wait()
     host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
     host.copy_(vector, non_blocking=True)
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record()
     return _Posted(step, host, None, copied)

@@ -18,7 +18,6 @@ from cloister_api.errors import CloisterError
 from cloister_api.events import Done, Event, FailureSeen, Progress, Restarted
 from cloister_api.reasons import FailureReason
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
-
 from cloister_trainer.interrupt import Interrupted
 from cloister_trainer.records import Checks, PlanFile
 from cloister_trainer.reporter import Reporter

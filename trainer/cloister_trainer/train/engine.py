@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
+from cloister_api.spec_cluster import Offload
 from cloister_api.spec_training import Precision, Training
+from cloister_trainer.model.memory import reduce_bucket_elements
+from cloister_trainer.records import TrainPlan
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.model import TrainingModule
 
@@ -31,28 +34,37 @@ def prepare_deepspeed(device: torch.device) -> None:
     deepspeed.ops.__compatible_ops__ = {}
 
 
-def deepspeed_config(stage: int, training: Training, gpus: bool, hpz_partition: int | None = None) -> dict[str, Any]:
+def deepspeed_config(plan: TrainPlan, training: Training, offload: Offload, *, gpus: bool) -> dict[str, Any]:
     """DeepSpeed's configuration for the numerical contract.
 
     Stages 0 to 2 have no precision block, which would cast the float32 adapters. Stage 3 needs `bf16` so that the base
     is sharded in bfloat16, and then float32 gradients and communication. At stage 0 gradients are clipped by `Engine`,
     since DeepSpeed does not tell their norm there.
     """
+    stage = plan.zero_stage
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": gpus,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": reduce_bucket_elements(plan.trainable_parameters),
+    }
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": training.max_grad_norm if stage > 0 else 0.0,
         "steps_per_print": NEVER,
-        "zero_optimization": {"stage": stage, "overlap_comm": gpus, "contiguous_gradients": True},
+        "zero_optimization": zero,
     }
     if stage == 3:
         config["communication_data_type"] = "fp32"
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         if training.precision is Precision.BF16:
             config["bf16"] = {"enabled": True}
-        if hpz_partition is not None:
-            config["zero_optimization"]["zero_hpz_partition_size"] = hpz_partition
+        if plan.hpz_partition is not None:
+            zero["zero_hpz_partition_size"] = plan.hpz_partition
+        if offload is Offload.PARAMETERS:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": gpus}
     return config
 
 
@@ -65,7 +77,6 @@ class Engine:
         parameters: Mapping[str, nn.Parameter],
         stage: int,
         training: Training,
-        device: torch.device,
         config: dict[str, Any],
     ) -> None:
         import deepspeed
@@ -73,7 +84,7 @@ class Engine:
         self.stage, self.parameters, self._max_norm = stage, dict(parameters), training.max_grad_norm
         optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
-            lr=training.learning_rate,
+            lr=0.0,  # set at each step; stage 3 makes a step of its own while it starts
             betas=(training.optimizer.beta1, training.optimizer.beta2),
             eps=training.optimizer.epsilon,
             weight_decay=training.weight_decay,
@@ -83,7 +94,20 @@ class Engine:
         )
         self.inner = optimizer
         self.world_size = torch.distributed.get_world_size()
+        for master in self.masters():
+            if master in self.inner.state:
+                self.inner.state[master]["step"].zero_()
         self._assert_dtypes(training.precision)
+
+    def masters(self) -> list[Tensor]:
+        """The float32 tensors that the optimizer updates: at stage 0 the parameters, else this rank's flat parts."""
+        zero = self.deepspeed.optimizer
+        if self.stage == 0:
+            return list(self.parameters.values())
+        flat: list[Tensor] = (
+            zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
+        )
+        return flat
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """Forward only: the summed cross-entropy, float32 []."""
@@ -121,7 +145,7 @@ class Engine:
 
     def _assert_dtypes(self, precision: Precision) -> None:
         """Adapters and optimizer in float32, the base in the precision's type."""
-        optimizer_dtypes = {parameter.dtype for group in self.inner.param_groups for parameter in group["params"]}
+        optimizer_dtypes = {master.dtype for master in self.masters()}
         live = {parameter.dtype for parameter in self.parameters.values()}
         adapter_type = torch.bfloat16 if self.stage == 3 and precision is Precision.BF16 else torch.float32
         if optimizer_dtypes != {torch.float32} or live != {adapter_type}:

@@ -89,7 +89,7 @@ def _set_moment(engine: Engine, parameter: nn.Parameter, key: str, value: Tensor
 
 def _own_part(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """This rank's part of a stage-3 parameter: equal parts, the last one filled up with zeros."""
-    size = parameter.ds_tensor.ds_numel
+    size: int = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]  # set by zero.Init
     start = size * dist.get_rank()
     flat = value.flatten()
     part = torch.zeros(size, dtype=value.dtype, device=value.device)
@@ -100,12 +100,11 @@ def _own_part(parameter: nn.Parameter, value: Tensor) -> Tensor:
 
 def _create_moments(engine: Engine, step: int) -> None:
     """AdamW makes its state at the first step; a restored run needs it before."""
-    for group in engine.inner.param_groups:
-        for parameter in group["params"]:
-            state = engine.inner.state[parameter]
-            state["step"] = torch.tensor(float(step), dtype=torch.float32)
-            for key in MOMENTS:
-                state.setdefault(key, torch.zeros_like(parameter))
+    for master in engine.masters():
+        state = engine.inner.state[master]
+        state["step"] = torch.tensor(float(step), dtype=torch.float32)
+        for key in MOMENTS:
+            state.setdefault(key, torch.zeros_like(master))
     if engine.stage in {1, 2}:
         engine.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -24,14 +24,14 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from cloister_api.errors import CloisterError
-from cloister_api.reasons import FailureReason
-from cloister_api.run import Run
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.loop import EvictionCallback, train_on_ray
 from cloister_trainer.train.messages import Message, Request
@@ -101,7 +101,7 @@ class EventSink:
         self._request = Request(request)
 
 
-class Rendezvous(Backend):
+class Rendezvous(Backend):  # type: ignore[misc]  # Ray ships no types
     """Tells the ranks where rank 0 listens. They make the process group themselves: only they need torch."""
 
     share_cuda_visible_devices = True
@@ -112,7 +112,7 @@ class Rendezvous(Backend):
         worker_group.execute(_set_master, address, port)
 
 
-class RendezvousConfig(BackendConfig):
+class RendezvousConfig(BackendConfig):  # type: ignore[misc]
     """Names the backend."""
 
     @property

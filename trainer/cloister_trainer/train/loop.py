@@ -12,11 +12,11 @@ from typing import Any
 
 import ray
 import ray.train
-from cloister_api.run import Run
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
+from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.messages import Message, Request
 
@@ -24,7 +24,7 @@ EXCHANGE_INTERVAL_S = 0.2
 _evicted = threading.Event()
 
 
-class EvictionCallback(WorkerCallback):
+class EvictionCallback(WorkerCallback):  # type: ignore[misc]  # Ray ships no types
     """Turns SIGTERM into a wish for a checkpoint. Ray calls it on the process's main thread, where signals are set."""
 
     def after_init_train_context(self) -> None:

@@ -30,7 +30,7 @@ class MetricsRow:
     trained_tokens_per_second: float
     """Label tokens, over all ranks."""
     padding_share: float
-    """Fraction of the ranks' token slots that no example filled: ranks wait for the longest micro-batch of each turn."""
+    """Fraction of the ranks' token slots that no example filled: all wait for the longest micro-batch of a turn."""
     memory_bytes: int
     """Peak memory of rank 0: of its GPU, or of its process on CPUs."""
     time: str

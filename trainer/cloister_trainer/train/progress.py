@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from cloister_api.events import EvaluationDone, Progress
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from cloister_api.events import EvaluationDone, Progress
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.train.messages import Message, Phase
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 
@@ -21,24 +22,32 @@ from cloister_trainer.train.state import TrainState
 
 _RATE_WINDOW_STEPS = 20
 
-_Mark = float | torch.cuda.Event
-"""A moment: of the host's clock on CPUs, of the device's stream on GPUs, where the host runs ahead."""
+
+class Moment:
+    """Now: on the host's clock, and on GPUs also in the device's stream, behind which the host runs ahead."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._at = time.monotonic()
+        self._event: Any = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def seconds_until(self, later: Moment) -> float:
+        """Seconds from this moment to a later one, which the device has reached."""
+        if self._event is None:
+            return later._at - self._at
+        later._event.synchronize()
+        milliseconds: float = self._event.elapsed_time(later._event)
+        return milliseconds / 1000
 
 
 @dataclass(frozen=True)
 class _Made:
     batch: StepBatch
     learning_rate: float
-    began: _Mark
-    ended: _Mark
-
-    @property
-    def seconds(self) -> float:
-        """How long the step took; asked for when its result is there."""
-        if isinstance(self.began, torch.cuda.Event):
-            self.ended.synchronize()
-            return self.began.elapsed_time(self.ended) / 1000
-        return self.ended - self.began
+    began: Moment
+    ended: Moment
 
 
 class Recorder:
@@ -48,15 +57,15 @@ class Recorder:
         self._context, self._state, self._metrics, self._total_steps = context, state, metrics, total_steps
         self._made: deque[_Made] = deque()
         self._recent_s: deque[float] = deque(maxlen=_RATE_WINDOW_STEPS)
-        self._began = self._mark()
+        self._began = Moment(self._context.device)
 
     def begin(self) -> None:
         """A step begins now."""
-        self._began = self._mark()
+        self._began = Moment(self._context.device)
 
     def made(self, batch: StepBatch, learning_rate: float) -> None:
         """A step's work was handed to the device."""
-        self._made.append(_Made(batch, learning_rate, self._began, self._mark()))
+        self._made.append(_Made(batch, learning_rate, self._began, Moment(self._context.device)))
 
     def settle(self, control: Control, all_of_them: bool) -> Wishes:
         """Read the results of all steps but the newest, or of all; the wishes that any of them carried.
@@ -84,7 +93,7 @@ class Recorder:
         self._state.last_train_loss = loss
         if not self._context.is_first:
             return
-        seconds = made.seconds
+        seconds = made.began.seconds_until(made.ended)
         self._recent_s.append(seconds)
         row = MetricsRow(
             step=result.step,
@@ -100,13 +109,6 @@ class Recorder:
         )
         self._metrics.add(row)
         self._context.sink.push(self._progress(row))
-
-    def _mark(self) -> _Mark:
-        if self._context.device.type != "cuda":
-            return time.monotonic()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
     def _progress(self, row: MetricsRow) -> Progress:
         seconds = sum(self._recent_s) / len(self._recent_s)

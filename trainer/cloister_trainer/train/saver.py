@@ -49,7 +49,7 @@ class Saver:
         self.best = best if self._context.is_first else None
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless there is one. A collective; the upload goes on beside the loop."""
+        """Write a checkpoint of the current step, unless there is one. A collective; the upload goes on beside it."""
         self._saved_at = time.monotonic()
         if self._saved_step == self._state.step:
             return

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from cloister_api.layout import join
+from cloister_trainer.egress import merge_proofs, prove_egress
+from cloister_trainer.model.folder import InspectedModel
+from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.model.targets import Targets
 from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.engine import Engine, deepspeed_config, prepare_deepspeed
 from cloister_trainer.train.inputs import Inputs
-from cloister_trainer.train.lora import add_lora, trainable_parameters
+from cloister_trainer.train.lora import WEIGHTS_FILE, add_lora, load_adapter_state, trainable_parameters
 from cloister_trainer.train.model import TrainingModule, load_base
-from cloister_trainer.train.targets import targets_in
+from cloister_trainer.train.targets import targets_in, tensors_in
 
 T = TypeVar("T")
 
@@ -27,30 +33,26 @@ class Built:
     engine: Engine
     targets: Targets
 
-    @property
-    def peft_model(self) -> Any:
-        """The PeftModel in the engine."""
-        return self.module.model
 
-
-def build_engine(context: WorkerContext, inputs: Inputs) -> Built:
+def build(context: WorkerContext, inputs: Inputs) -> Built:
     """Load the base, add the adapter, start DeepSpeed. At stage 3 the base is sharded while it is read."""
     run, plan = context.run, context.plan.plan
     training, stage = run.spec.training, plan.zero_stage
     prepare_deepspeed(context.device)
-    config = deepspeed_config(stage, training, gpus=context.device.type == "cuda")
+    config = deepspeed_config(plan, training, run.spec.distribution.offload, gpus=context.device.type == "cuda")
     if training.deterministic:
         torch.use_deterministic_algorithms(True)
     sharding = shard_while_loading(config) if stage == 3 else None
 
     model = load_base(inputs.model.folder, training.precision, context.plan.data.longest)
-    names = [file.name for file in context.plan.model.weight_files]
-    targets = targets_in(inputs.model.folder, names, run.spec.lora)
+    targets = targets_in(inputs.model.folder, [file.name for file in context.plan.model.weight_files], run.spec.lora)
     peft_model = add_lora(model, targets, run.spec.lora, training.seed)
+    if run.spec.lora.init_from is not None:
+        load_initial_adapter(context, peft_model, run.spec.lora.init_from.uri)
     module = TrainingModule(peft_model, training.precision)
     module.set_gradient_checkpointing(plan.gradient_checkpointing)
     module.train()
-    engine = Engine(module, trainable_parameters(peft_model), stage, training, context.device, config)
+    engine = Engine(module, trainable_parameters(peft_model), stage, training, config)
     del sharding
     return Built(module, engine, targets)
 
@@ -60,6 +62,44 @@ def shard_while_loading(config: dict[str, Any]) -> object:
     from transformers.integrations import HfDeepSpeedConfig
 
     return HfDeepSpeedConfig(config)
+
+
+def load_initial_adapter(context: WorkerContext, peft_model: Any, uri: str) -> None:
+    """Start from the published adapter at `uri`. Every rank reads it."""
+    from safetensors.torch import load
+
+    load_adapter_state(peft_model, load(context.storage.read(join(uri, WEIGHTS_FILE))), uri)
+
+
+def plan_again(context: WorkerContext, inputs: Inputs) -> WorkerContext:
+    """The context with a plan for the memory that is really free on every GPU. Raises CloisterError (DOES_NOT_FIT).
+
+    On CPUs the plan stays: another process may take or give back memory at any time.
+    """
+    if context.device.type != "cuda":
+        return context
+    free = torch.tensor(torch.cuda.mem_get_info(context.device)[0], device=context.device)
+    if context.world_size > 1:
+        dist.all_reduce(free, op=dist.ReduceOp.MIN)
+    folder = inputs.model.folder
+    inspected = InspectedModel(
+        record=context.plan.model,
+        config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        folder=folder,
+        tensors=tensors_in(folder, [file.name for file in context.plan.model.weight_files]),
+    )
+    plan = build_train_plan(context.run, inspected, context.plan.data, free_memory=int(free))
+    return dataclasses.replace(context, plan=context.plan.model_copy(update={"plan": plan}))
+
+
+def prove_egress_of_all(context: WorkerContext) -> dict[str, Any]:
+    """The egress proofs of all ranks as one, on every rank."""
+    proof = prove_egress(context.run)
+    if context.world_size == 1:
+        return proof
+    proofs: list[dict[str, Any]] = [{} for _ in range(context.world_size)]
+    dist.all_gather_object(proofs, proof)
+    return merge_proofs(proofs)
 
 
 def share(value: T) -> T:

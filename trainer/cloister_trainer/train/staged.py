@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cloister_api.run import Run
 from pydantic import ValidationError
 
+from cloister_api.run import Run
 from cloister_trainer.records import Checks
 from cloister_trainer.storage import MissingObject, Storage
 

@@ -1,4 +1,4 @@
-"""What a run knows beside its tensors, and what follows from it: when to evaluate, which adapter is best, when to stop."""
+"""What a run knows beside its tensors: when to evaluate, which adapter is best, when to stop."""
 
 from __future__ import annotations
 

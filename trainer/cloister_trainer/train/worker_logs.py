@@ -60,7 +60,7 @@ class RankLog:
 
 
 def upload_log(storage: Storage, path: Path, uri: str) -> None:
-    """Store the last 8 MiB of a rank's log. A store that fails is told to standard error: it must not hide the cause."""
+    """Store the last 8 MiB of a rank's log. A store that fails is only told: it must not hide why the rank ended."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
