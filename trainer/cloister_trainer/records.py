@@ -88,7 +88,7 @@ class TokensIndex(ApiModel):
     validation_examples: int
     longest: int
     """Tokens of the longest stored example."""
-    stop_token_id: int | None
+    stop_token_id: int | None = None
     """The token that ends an assistant turn and is trained."""
     pad_token_id: int
     samples: list[SampleRow] = []
@@ -130,7 +130,7 @@ class TrainPlan(ApiModel):
     gpu_memory: list[MemoryPart]
     host_memory: list[MemoryPart]
     local_disk: list[MemoryPart]
-    gpu_memory_limit: int | None
+    gpu_memory_limit: int | None = None
     """Bytes of one device; None on CPUs."""
     warnings: list[str] = []
 
