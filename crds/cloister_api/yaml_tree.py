@@ -70,6 +70,7 @@ def read_documents(text: str) -> list[Document]:
         raise UnreadableError(f"the file has {len(text):,} characters; a cluster takes at most {MAX_CHARACTERS:,}")
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _PlainResolver
+    yaml.composer.warn_double_anchors = False
     try:
         nodes = [node for node in yaml.compose_all(text) if node is not None]
         return [document for document in map(_document, nodes) if document.value is not None]

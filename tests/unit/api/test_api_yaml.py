@@ -137,3 +137,8 @@ def test_lines_of_values() -> None:
 def test_empty_documents_are_left_out() -> None:
     assert [document.value for document in read_documents("---\n---\na: 1\n---\n# nothing\n")] == [{"a": 1}]
     assert read_documents("") == []
+
+
+def test_an_anchor_may_be_set_anew() -> None:
+    (document,) = read_documents("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")
+    assert document.value == {"a": 1, "b": 1, "c": 2, "d": 2}
