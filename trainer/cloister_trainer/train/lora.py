@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Lora
 from cloister_trainer.model.targets import Targets
-from cloister_trainer.train.randomness import DropoutKey, StatelessDropout, initial_a
+from cloister_trainer.train.randomness import DropoutKey, initial_a
 
-ADAPTER = "default"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-_PREFIX = "base_model.model."
+_REWRITTEN = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 
 
 def add_lora(model: Any, targets: Targets, lora: Lora, seed: int) -> Any:
@@ -32,21 +31,40 @@ def add_lora(model: Any, targets: Targets, lora: Lora, seed: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    from cloister_trainer.train.lora_layers import add_dropout, make_lean
+
+    modules, parameters = _as_peft_finds_them(model, targets)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
-        lora_alpha=_whole(lora.alpha),
-        target_modules=_shortest_names(model, targets.modules),
-        target_parameters=list(targets.parameters) or None,
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
+        target_modules=_shortest_names(model, modules),
+        target_parameters=parameters or None,
         rank_pattern={re.escape(name): rank for name, rank in targets.ranks.items() if rank != lora.rank},
         use_rslora=lora.rank_stabilized,
     )
-    peft_model = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # PEFT looks for rank_pattern among target_modules only; check_targets looks at every rank.
+        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
+        peft_model = get_peft_model(model, config)
     check_targets(peft_model, targets)
+    make_lean(peft_model)
     _initialise(peft_model, seed)
     if lora.dropout > 0:
-        _add_dropout(peft_model, lora.dropout, DropoutKey(seed))
+        add_dropout(peft_model, lora.dropout, DropoutKey(seed))
     return peft_model
+
+
+def _as_peft_finds_them(model: nn.Module, targets: Targets) -> tuple[list[str], list[str]]:
+    """The targets as PEFT's target_modules and target_parameters.
+
+    In models with routed experts PEFT 0.21 reads `gate_proj` and the like, however they are written, as the experts',
+    which transformers 5 has fused: there a dense or shared MLP's linear module is named by its weight.
+    """
+    has_experts = any(name.endswith(".experts") for name, _ in model.named_modules())
+    rewritten = [name for name in targets.modules if has_experts and name.rsplit(".", 1)[-1] in _REWRITTEN]
+    modules = [name for name in targets.modules if name not in set(rewritten)]
+    return modules, [*targets.parameters, *(f"{name}.weight" for name in rewritten)]
 
 
 def _shortest_names(model: nn.Module, modules: Sequence[str]) -> list[str]:
@@ -55,10 +73,6 @@ def _shortest_names(model: nn.Module, modules: Sequence[str]) -> list[str]:
     last_parts = {name.rsplit(".", 1)[-1] for name in wanted}
     chosen = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in last_parts}
     return sorted(last_parts) if chosen == wanted else sorted(wanted)
-
-
-def _whole(number: float) -> float:
-    return int(number) if float(number).is_integer() else number
 
 
 def _initialise(peft_model: nn.Module, seed: int) -> None:
@@ -70,55 +84,27 @@ def _initialise(peft_model: nn.Module, seed: int) -> None:
                 parameter.zero_()
 
 
-def _add_dropout(peft_model: Any, p: float, key: DropoutKey) -> None:
-    """Dropout on the input of every adapted linear layer; PEFT knows none for fused experts."""
-    from peft.tuners.lora import Linear
-
-    for name, layer in lora_layers(peft_model).items():
-        if isinstance(layer, Linear):
-            layer.lora_dropout[ADAPTER] = StatelessDropout(p, name, key)
-
-
-def lora_layers(peft_model: nn.Module) -> dict[str, Any]:
-    """Adapted layers by their full name in the base model (a parameter's layer: its module's name and its own)."""
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.lora.layer import ParamWrapper
-
-    layers: dict[str, Any] = {}
-    for name, module in peft_model.named_modules():
-        if isinstance(module, LoraLayer):
-            own = name.removeprefix(_PREFIX)
-            if isinstance(module, ParamWrapper):
-                own = own.replace(".base_layer", "") + "." + module.parameter_name
-            layers[own] = module
-    return layers
-
-
-@contextmanager
-def adapter_disabled(peft_model: nn.Module) -> Iterator[None]:
-    """Inside, the model is its base. PEFT's own context also switches requires_grad, under an engine's feet."""
-    layers = lora_layers(peft_model).values()
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
 def check_targets(peft_model: nn.Module, targets: Targets) -> None:
     """Raise CloisterError (SELF_TEST_FAILED) unless exactly the targets are adapted, and nothing else is trainable.
 
     PEFT rewrites the targets of some mixture-of-experts models without a word.
     """
-    wanted, found = {*targets.modules, *targets.parameters}, set(lora_layers(peft_model))
-    missing, surplus = sorted(wanted - found), sorted(found - wanted)
+    from cloister_trainer.train.lora_layers import ADAPTER, lora_layers
+
+    wanted = {name: targets.ranks[name] for name in (*targets.modules, *targets.parameters)}
+    found = {name: layer.r[ADAPTER] for name, layer in lora_layers(peft_model).items()}
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or surplus:
         raise CloisterError(
             FailureReason.SELF_TEST_FAILED,
             f"Self-test targets: the adapter lies on {len(found)} weights, but {len(wanted)} were asked for. Missing: "
             f"{_some(missing)}. Not asked for: {_some(surplus)}. Name the modules in lora.targets.modules.",
+        )
+    other_rank = sorted(name for name in wanted if wanted[name] != found[name])
+    if other_rank:
+        raise CloisterError(
+            FailureReason.SELF_TEST_FAILED,
+            f"Self-test targets: {_some(other_rank)} got another rank than lora.rank and lora.rankOverrides say.",
         )
     stray = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
     if stray:
@@ -138,7 +124,7 @@ def trainable_parameters(peft_model: nn.Module) -> dict[str, nn.Parameter]:
 
 def saved_name(name: str) -> str:
     """A parameter's name in adapter_model.safetensors: `….lora_A.default.weight` is written `….lora_A.weight`."""
-    return name.replace(f".{ADAPTER}.", ".")
+    return name.replace(".default.", ".")
 
 
 def adapter_state(peft_model: nn.Module) -> dict[str, Tensor]:
@@ -172,7 +158,7 @@ def save_adapter(peft_model: Any, state: Mapping[str, Tensor], folder: Path, bas
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = peft_model.peft_config[ADAPTER].to_dict()
+    config = peft_model.active_peft_config.to_dict()
     config |= {"base_model_name_or_path": base_model_uri, "inference_mode": True}
     ordered = {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(config.items())}
     (folder / CONFIG_FILE).write_text(json.dumps(ordered, indent=2) + "\n")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cloister_trainer.model.families import FAMILIES, Family
 from cloister_trainer.model.tensors import renamed
-from cloister_trainer.train.lora import lora_layers
+from cloister_trainer.train.lora_layers import adapts_experts, lora_layers
 from cloister_trainer.train.targets import read_header
 
 _EXPERT = re.compile(r"^(?P<layer>model\.layers\.\d+)\..*experts\.(?P<expert>\d+)\.(?P<matrix>\w+)\.weight$")
@@ -46,12 +46,10 @@ class Delta:
 
 def adapter_deltas(peft_model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Delta]:
     """By the adapted weight's name in the live model; `state` holds the adapter by PEFT's saved names."""
-    from peft.tuners.lora.layer import ParamWrapper
-
     names = {id(module): name for name, module in peft_model.named_modules()}
     deltas = {}
     for own, layer in lora_layers(peft_model).items():
-        fused = isinstance(layer, ParamWrapper)
+        fused = adapts_experts(layer)
         deltas[own if fused else f"{own}.weight"] = Delta(
             a=state[f"{names[id(layer)]}.lora_A.weight"],
             b=state[f"{names[id(layer)]}.lora_B.weight"],
@@ -98,13 +96,14 @@ class _Change:
     delta: Delta
     expert: int | None = 0
     """The expert whose matrix it is; None for a tensor that holds all experts."""
-    rows: slice = slice(None)
+    start: int = 0
+    end: int | None = None
     """The rows of the live weight that the checkpoint keeps in this tensor."""
 
     def applied(self, weight: Tensor) -> Tensor:
         """The merged tensor, in the stored type; the sum is made in float32."""
         if self.expert is not None:
-            return (weight.float() + self.delta.of(self.expert)[self.rows]).to(weight.dtype)
+            return (weight.float() + self.delta.of(self.expert)[self.start : self.end]).to(weight.dtype)
         for expert in range(self.delta.experts):
             change = self.delta.of(expert)
             weight[expert] = (weight[expert].float() + (change.T if self.delta.transposed else change)).to(weight.dtype)
@@ -124,8 +123,8 @@ def _change_of(stored: str, family: Family, deltas: Mapping[str, Delta]) -> _Cha
     if delta is None:
         return None
     half = delta.b.shape[0] // 2
-    rows = {gate: slice(0, half), up: slice(half, None), down: slice(None)}[match["matrix"]]
-    return _Change(delta, int(match["expert"]), rows)
+    start, end = {gate: (0, half), up: (half, None), down: (0, None)}[match["matrix"]]
+    return _Change(delta, int(match["expert"]), start, end)
 
 
 def _raw(tensor: Tensor) -> bytes:

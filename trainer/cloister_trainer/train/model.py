@@ -16,17 +16,6 @@ from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.loss import Head, summed_cross_entropy
 from cloister_trainer.train.randomness import StatelessDropout
 
-_NOISE = (
-    "attention_dropout",
-    "attn_pdrop",
-    "embd_pdrop",
-    "hidden_dropout",
-    "input_jitter_noise",
-    "resid_pdrop",
-    "residual_dropout",
-    "router_jitter_noise",
-)
-
 
 def load_base(folder: Path, precision: Precision, longest: int) -> Any:
     """The causal language model in `folder`, frozen, bf16 or fp32, on the CPU (or as an active zero.Init says).
@@ -39,7 +28,7 @@ def load_base(folder: Path, precision: Precision, longest: int) -> Any:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        config=quiet(config),
+        config=config,
         dtype=base_type(precision),
         attn_implementation=attention.implementation_for(config, longest),
         local_files_only=True,
@@ -52,14 +41,6 @@ def load_base(folder: Path, precision: Precision, longest: int) -> Any:
 def base_type(precision: Precision) -> torch.dtype:
     """The type of the frozen weights and of matrix products."""
     return torch.float32 if precision is Precision.FP32 else torch.bfloat16
-
-
-def quiet(config: Any) -> Any:
-    """`config` without dropout and jitter of the base model: it is frozen, and randomness here is stateless."""
-    for name in _NOISE:
-        if getattr(config, name, None):
-            setattr(config, name, 0.0)
-    return config
 
 
 def frozen(model: Any) -> Any:
@@ -91,6 +72,20 @@ class TrainingModule(nn.Module):
     def base(self) -> Any:
         """The transformers model, adapter layers within."""
         return self.model.get_base_model()
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """Only what is ours trains: the frozen base's own dropout, jitter and random routing stay off.
+
+        Decoder layers must be in training mode to recompute activations.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        super().train(False)
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, StatelessDropout | GradientCheckpointingLayer):
+                module.training = mode
+        return self
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute each decoder layer in the backward pass, or keep its activations."""

@@ -17,7 +17,7 @@ from cloister_api.reasons import FailureReason
 from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.examples import Examples
 from cloister_trainer.train.layout import collate
-from cloister_trainer.train.lora import adapter_disabled
+from cloister_trainer.train.lora_layers import adapter_disabled
 from cloister_trainer.train.model import TrainingModule
 
 _SEGMENTS = (24, 17, 31)

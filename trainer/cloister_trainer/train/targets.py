@@ -14,11 +14,16 @@ from cloister_trainer.model.tensors import TensorInfo
 def targets_in(folder: Path, weight_files: list[str], lora: Lora) -> Targets:
     """The targets of `lora` in the model folder with these safetensors files."""
     config = json.loads((folder / "config.json").read_text())
-    tensors: dict[str, TensorInfo] = {}
-    for file in weight_files:
-        for name, entry in _parse(folder / file)[1].items():
-            tensors[name] = TensorInfo(entry["dtype"], tuple(entry["shape"]))
-    return resolve_targets(config, tensors, lora)
+    return resolve_targets(config, tensors_in(folder, weight_files), lora)
+
+
+def tensors_in(folder: Path, weight_files: list[str]) -> dict[str, TensorInfo]:
+    """Types and shapes of a model folder's tensors, by the checkpoint's names."""
+    return {
+        name: TensorInfo(entry["dtype"], tuple(entry["shape"]))
+        for file in weight_files
+        for name, entry in _parse(folder / file)[1].items()
+    }
 
 
 def read_header(path: Path) -> tuple[bytes, dict[str, tuple[int, int]]]:
