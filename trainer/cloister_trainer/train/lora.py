@@ -40,7 +40,7 @@ def add_lora(model: Any, targets: Targets, lora: Lora, seed: int) -> Any:
         lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
         target_modules=_shortest_names(model, modules),
         target_parameters=parameters or None,
-        rank_pattern={re.escape(name): rank for name, rank in targets.ranks.items() if rank != lora.rank},
+        rank_pattern=_rank_pattern(targets, parameters, lora.rank),
         use_rslora=lora.rank_stabilized,
     )
     with warnings.catch_warnings():
@@ -65,6 +65,13 @@ def _as_peft_finds_them(model: nn.Module, targets: Targets) -> tuple[list[str], 
     rewritten = [name for name in targets.modules if has_experts and name.rsplit(".", 1)[-1] in _REWRITTEN]
     modules = [name for name in targets.modules if name not in set(rewritten)]
     return modules, [*targets.parameters, *(f"{name}.weight" for name in rewritten)]
+
+
+def _rank_pattern(targets: Targets, parameters: list[str], usual: int) -> dict[str, int]:
+    """PEFT's rank_pattern for weights of another rank than usual: regular expressions on the names it matches."""
+    by_weight = {name.removesuffix(".weight") for name in parameters if name.endswith(".weight")}
+    unusual = {name: rank for name, rank in targets.ranks.items() if rank != usual}
+    return {re.escape(f"{name}.weight" if name in by_weight else name): rank for name, rank in unusual.items()}
 
 
 def _shortest_names(model: nn.Module, modules: Sequence[str]) -> list[str]:
