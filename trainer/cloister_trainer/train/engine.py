@@ -16,7 +16,7 @@ from cloister_api.spec_training import Precision, Training
 from cloister_trainer.model.memory import reduce_bucket_elements
 from cloister_trainer.records import TrainPlan
 from cloister_trainer.train.layout import MicroBatch
-from cloister_trainer.train.model import TrainingModule
+from cloister_trainer.train.model import TrainingModule, base_type
 
 NEVER = 1_000_000_000_000
 
@@ -97,7 +97,7 @@ class Engine:
         for master in self.masters():
             if master in self.inner.state:
                 self.inner.state[master]["step"].zero_()
-        self._assert_dtypes(training.precision)
+        self._assert_dtypes(base_type(training.precision))
 
     def masters(self) -> list[Tensor]:
         """The float32 tensors that the optimizer updates: at stage 0 the parameters, else this rank's flat parts."""
@@ -143,18 +143,27 @@ class Engine:
         """Give back hooks and buffers."""
         self.deepspeed.destroy()
 
-    def _assert_dtypes(self, precision: Precision) -> None:
-        """Adapters and optimizer in float32, the base in the precision's type."""
-        optimizer_dtypes = {master.dtype for master in self.masters()}
-        live = {parameter.dtype for parameter in self.parameters.values()}
-        adapter_type = torch.bfloat16 if self.stage == 3 and precision is Precision.BF16 else torch.float32
-        if optimizer_dtypes != {torch.float32} or live != {adapter_type}:
-            raise CloisterError(
-                FailureReason.SELF_TEST_FAILED,
-                f"Self-test types: at ZeRO stage {self.stage} the optimizer holds {_names(optimizer_dtypes)} and the "
-                f"adapter {_names(live)}; expected float32 and {_names({adapter_type})}.",
-            )
+    def _assert_dtypes(self, base_type: torch.dtype) -> None:
+        """Adapter and optimizer in float32, the frozen base's matrices in the precision's type, at every stage."""
+        module, trained = self.deepspeed.module, {id(parameter) for parameter in self.parameters.values()}
+        expected = {
+            "the optimizer": (torch.float32, {master.dtype for master in self.masters()}),
+            "the adapter": (torch.float32, {parameter.dtype for parameter in self.parameters.values()}),
+            "the base": (
+                base_type,
+                {p.dtype for p in module.parameters() if id(p) not in trained and _dimensions(p) == 2},
+            ),
+        }
+        for what, (wanted, found) in expected.items():
+            if found != {wanted}:
+                names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+                raise CloisterError(
+                    FailureReason.SELF_TEST_FAILED,
+                    f"Self-test types: at ZeRO stage {self.stage} {what} holds {names}, expected "
+                    f"{str(wanted).removeprefix('torch.')}.",
+                )
 
 
-def _names(dtypes: set[torch.dtype]) -> str:
-    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Of the whole parameter, also where zero.Init has spread it."""
+    return len(parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape)
