@@ -98,8 +98,11 @@ def quantised(method: str, evidence: str) -> CloisterError:
 
 def _check_architecture(config: Mapping[str, Any], model_type: str, uri: str) -> None:
     alias = UNSUPPORTED_ALIASES.get(model_type.lower(), model_type.lower())
-    architectures = config.get("architectures")
-    named = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise _unsupported(
+            f"{uri} has architectures that are not a list of class names. Upload the model's own config.json."
+        )
     if any(name.startswith("Grok1") for name in named):
         alias = "grok-1"
     if alias in UNSUPPORTED:

@@ -83,7 +83,7 @@ def inspect_model(
     record = ModelRecord(
         uri=uri,
         model_type=config["model_type"],
-        architecture=str(architectures[0]),
+        architecture=architectures[0],
         small_files=small_files,
         weight_files=listed,
         header_digest=digest,

@@ -21,7 +21,7 @@ NEARLY_FULL = 0.95
 def plan_warnings(
     run: Run, inspected: InspectedModel, family: Family, index: TokensIndex, inputs: PlanInputs, plan: TrainPlan
 ) -> list[str]:
-    """All warnings, most consequential first."""
+    """All warnings: of the data (the data report's notes among them), of the settings, of the devices."""
     return [*_data(run, index, plan), *_settings(run, inspected, plan), *_devices(run, family, inputs, plan)]
 
 
@@ -43,6 +43,7 @@ def _data(run: Run, index: TokensIndex, plan: TrainPlan) -> Iterator[str]:
             f"Only {share:.1%} of the tokens carry loss. Check that completions are what should be learned; "
             "cloister preview shows them."
         )
+    yield from index.report.get("notes", ())
     if run.spec.evaluation.samples and index.validation_examples == 0:
         yield "evaluation.samples is set, but there are no validation examples to take them from."
 
