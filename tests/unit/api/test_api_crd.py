@@ -38,7 +38,8 @@ NODES = dict(nodes(root_schema()))
 
 @pytest.fixture(scope="module")
 def version() -> dict[str, Any]:
-    (version,) = render_crd()["spec"]["versions"]
+    versions: list[dict[str, Any]] = render_crd()["spec"]["versions"]
+    (version,) = versions
     return version
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cloister_api.base import RULE_BROKEN, ApiModel
 from cloister_api.crd import immutability_rules
 from cloister_api.job import MUTABLE_FIELDS, FineTuneJob, FineTuneJobSpec
-from cloister_api.schema import structural_schema
+from cloister_api.schema import Schema, structural_schema
 from support.api_jobs import OTHER_VALUES, RULE_CASES, SMALLEST, RuleCase, job_with
 
 
@@ -70,7 +70,7 @@ def test_what_may_change_is_what_the_design_says() -> None:
     assert mutable == {"suspend", "hold", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
 
 
-def rules(schema: dict) -> Iterator[tuple[str, str]]:
+def rules(schema: Schema) -> Iterator[tuple[str, str]]:
     for rule in schema.get("x-kubernetes-validations", []):
         yield rule["rule"], rule["message"]
     parts = [schema.get("items"), schema.get("additionalProperties"), *schema.get("properties", {}).values()]
