@@ -12,9 +12,12 @@ from pathlib import Path
 
 # transformers looks for DeepSpeed, which looks for accelerators and says so.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
 
-ADAPTER = Path(__file__).resolve().parent.parent / ".build" / "quickstart" / "adapter"
+from support.smollm2 import cached_folder, quiet_transformers  # noqa: E402  (found by the line above)
+
+ADAPTER = ROOT / ".build" / "quickstart" / "adapter"
 SYSTEM = "Extract the order as JSON."
 
 
@@ -33,17 +36,16 @@ def main() -> int:
 
 def answer(order: str, adapter: Path | None) -> str:
     """The model's greedy answer, with the adapter or, without one, as it was."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from support.smollm2 import cached_folder
-
     base = cached_folder()
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
+    with quiet_transformers():
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter)
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": order}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=80, do_sample=False)

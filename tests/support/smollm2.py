@@ -77,7 +77,7 @@ def convert(folder: Path) -> None:
     """Write config, bfloat16 safetensors (269 MB), tokenizer, chat template, licence and model card into `folder`."""
     distribution = importlib.metadata.distribution(PACKAGE)
     gguf = Path(str(distribution.locate_file(GGUF_FILE)))
-    with _quiet_transformers():
+    with quiet_transformers():
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -101,8 +101,8 @@ def convert(folder: Path) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without progress bars and without the remarks about dequantising, which the model card makes."""
+def quiet_transformers() -> Iterator[None]:
+    """Without progress bars and remarks, such as those about dequantising, which the model card makes."""
     # tqdm reads it when it is imported, which transformers does.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging as transformers_logging
