@@ -18,7 +18,7 @@ from cloister_trainer.publish.digests import digest_file, digest_stream
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.manifest import ADAPTER_FILE, MANIFEST_FILE
 from cloister_trainer.publish.metrics import encode_metrics
-from cloister_trainer.publish.plots import plot_card
+from cloister_trainer.publish.plots import for_file, plot_loss
 from cloister_trainer.publish.report import render_report
 from cloister_trainer.publish.sign import (
     SIGNATURE_FILE,
@@ -50,13 +50,14 @@ def build_folder(facts: RunFacts, staged: Staged, storage: Storage, root: Path) 
     """Write every file but the merged model, the signature and the manifest below `root`."""
     run = facts.run
     contents = dict(files_beside_adapter(storage, facts.plan.model, run.spec.model.chat_template))
+    loss = plot_loss(facts.checks, staged.metrics)
     contents |= {
         CONFIG_FILE: published_config((staged.folder / CONFIG_FILE).read_bytes(), facts.plan.model.uri),
         CHECKS_FILE: (json.dumps(facts.checks.to_api(), indent=2, sort_keys=True) + "\n").encode(),
         METRICS_FILE: encode_metrics(staged.metrics),
-        PLOT_FILE: plot_card(facts.checks, staged.metrics).encode(),
+        PLOT_FILE: for_file(loss).encode(),
         CARD_FILE: render_card(facts).encode(),
-        REPORT_FILE: render_report(facts, staged.metrics).encode(),
+        REPORT_FILE: render_report(facts, staged.metrics, loss).encode(),
     }
     for name, data in contents.items():
         path = root / _contained(name)
@@ -67,13 +68,15 @@ def build_folder(facts: RunFacts, staged: Staged, storage: Storage, root: Path) 
     return LocalFolder(root, [digest_file(name, root / name) for name in names])
 
 
-def upload_folder(folder: LocalFolder, facts: RunFacts, storage: Storage, scratch: Path) -> list[FileDigest]:
+def upload_folder(
+    folder: LocalFolder, facts: RunFacts, storage: Storage, scratch: Path, *, signed: bool
+) -> list[FileDigest]:
     """Bring the folder and the merged model into the store, and remove what lies there and does not belong.
 
     Only called while the folder in the store has no manifest: whatever is there is the leftover of a crash.
     """
     output, merged = facts.run.output.folder, [f"merged/{file.name}" for file in facts.checks.merged_files]
-    keep = {*(file.name for file in folder.files), *merged, SIGNATURE_FILE, MANIFEST_FILE}
+    keep = {*(file.name for file in folder.files), *merged, MANIFEST_FILE, *([SIGNATURE_FILE] if signed else [])}
     for leftover in storage.list(output):
         if leftover.name not in keep:
             storage.delete(leftover.uri)

@@ -105,7 +105,8 @@ def _write_folder(
     deletions = planned_deletions(run, plan)
     first, last = first_and_last_time(staged.metrics)
     facts = RunFacts(run, plan, checks, adapter, egress, deletions, first, last)
-    files = upload_folder(build_folder(facts, staged, storage, paths["folder"]), facts, storage, scratch)
+    folder = build_folder(facts, staged, storage, paths["folder"])
+    files = upload_folder(folder, facts, storage, scratch, signed=key is not None)
     signature = None
     if key is not None:
         files.append(digest_bytes(SIGNATURE_FILE, write_signature(key, run, files, storage)))

@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,16 +23,17 @@ MAX_POINTS = 1500
 """Points of a curve; longer runs are averaged in equal groups of steps."""
 SMOOTHED_PART = 0.04
 """Half-life of the smoothed loss, as a part of the run's steps."""
-INK, GRID, RAW, MAIN, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
-"""Stand-ins that `_recolour` put real colours in place of."""
+INK, GRID, RAW, MAIN, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+"""Stand-ins: a drawing gets its colours from `for_page` or `for_file`."""
 CSS_COLOURS = {
     INK: "var(--ink-soft)",
     GRID: "var(--line)",
     RAW: "var(--raw)",
     MAIN: "var(--main)",
     SECOND: "var(--second)",
+    PAPER: "none",
 }
-PLAIN_COLOURS = {INK: "#4a5260", GRID: "#e3e6eb", RAW: "#b9cdf0", MAIN: "#2c64c8", SECOND: "#d2691e"}
+PLAIN_COLOURS = {INK: "#4a5260", GRID: "#e3e6eb", RAW: "#b9cdf0", MAIN: "#2c64c8", SECOND: "#d2691e", PAPER: "#ffffff"}
 STYLE: Any = {
     "svg.hashsalt": "cloister",
     "svg.fonttype": "none",
@@ -57,22 +59,17 @@ STYLE: Any = {
 
 
 def plot_loss(checks: Checks, metrics: Sequence[dict[str, Any]]) -> str:
-    """Training loss, raw and smoothed, with the validation losses; themed SVG."""
-    return _css(_draw(lambda axes: _loss(axes, checks, metrics), height=3.4))
-
-
-def plot_card(checks: Checks, metrics: Sequence[dict[str, Any]]) -> str:
-    """The loss plot in fixed colours on white, for the model card."""
-    return _recolour(_draw(lambda axes: _loss(axes, checks, metrics), height=3.4, background="white"), PLAIN_COLOURS)
+    """Training loss, raw and smoothed, with the validation losses."""
+    return _draw(lambda axes: _loss(axes, checks, metrics), height=3.4)
 
 
 def plot_learning_rate(metrics: Sequence[dict[str, Any]]) -> str:
-    """Learning rate over steps; themed SVG."""
-    return _css(_draw(lambda axes: _curve(axes, metrics, "learningRate", "Learning rate"), width=4.6, height=2.5))
+    """Learning rate over steps."""
+    return _draw(lambda axes: _curve(axes, metrics, "learningRate", "Learning rate"), width=4.6, height=2.5)
 
 
 def plot_grad_norm(metrics: Sequence[dict[str, Any]], max_grad_norm: float) -> str:
-    """Gradient norm before clipping over steps, with the clipping limit; themed SVG."""
+    """Gradient norm before clipping over steps, with the clipping limit."""
 
     def draw(axes: Axes) -> None:
         _curve(axes, metrics, "gradNorm", "Gradient norm")
@@ -82,11 +79,11 @@ def plot_grad_norm(metrics: Sequence[dict[str, Any]], max_grad_norm: float) -> s
             axes.set_ylim(min(low, 0.0), max(high, 1.1 * max_grad_norm))
             axes.legend(loc="best", fontsize=8.5)
 
-    return _css(_draw(draw, width=4.6, height=2.5))
+    return _draw(draw, width=4.6, height=2.5)
 
 
 def plot_lengths(edges: Sequence[float], counts: Sequence[int]) -> str:
-    """Examples by length: `counts[i]` of them have from `edges[i]` up to `edges[i + 1]` tokens; themed SVG."""
+    """Examples by length: `counts[i]` of them have from `edges[i]` up to `edges[i + 1]` tokens."""
 
     def draw(axes: Axes) -> None:
         widths = [right - left for left, right in itertools.pairwise(edges)]
@@ -96,7 +93,7 @@ def plot_lengths(edges: Sequence[float], counts: Sequence[int]) -> str:
         axes.grid(visible=False, axis="x")
         axes.set_xlim(edges[0], edges[-1])
 
-    return _css(_draw(draw, height=2.5))
+    return _draw(draw, height=2.5)
 
 
 def _loss(axes: Axes, checks: Checks, metrics: Sequence[dict[str, Any]]) -> None:
@@ -146,7 +143,7 @@ def _series(metrics: Sequence[dict[str, Any]], key: str) -> tuple[list[float], l
     return [mean[0] for mean in means], [mean[1] for mean in means]
 
 
-def _draw(draw: Callable[[Axes], None], *, width: float = 9.4, height: float, background: str = "none") -> str:
+def _draw(draw: Callable[[Axes], None], *, width: float = 9.4, height: float) -> str:
     """An SVG element, without the XML prologue that HTML does not take."""
     with _style() as figure_class:
         figure = figure_class(figsize=(width, height))
@@ -157,9 +154,13 @@ def _draw(draw: Callable[[Axes], None], *, width: float = 9.4, height: float, ba
         axes.tick_params(length=0)
         out = io.StringIO()
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", facecolor=background, metadata=no_metadata)
+        figure.savefig(out, format="svg", facecolor=PAPER, metadata=no_metadata)
     svg = out.getvalue()
     return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg[svg.index("<svg") :])
+
+
+_STYLE_LOCK = threading.Lock()
+"""matplotlib's settings are the whole process's."""
 
 
 @contextmanager
@@ -167,14 +168,20 @@ def _style() -> Iterator[Callable[..., Any]]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
+    with _STYLE_LOCK, mpl.rc_context(STYLE):
         yield Figure
 
 
-def _css(svg: str) -> str:
+def for_page(svg: str) -> str:
+    """The drawing with the page's CSS variables as colours, as wide as the page lets it be."""
     responsive = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", svg, count=1)
     responsive = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", responsive, count=1)
     return _recolour(responsive, CSS_COLOURS)
+
+
+def for_file(svg: str) -> str:
+    """The drawing in fixed colours on white."""
+    return _recolour(svg, PLAIN_COLOURS)
 
 
 def _recolour(svg: str, colours: dict[str, str]) -> str:

@@ -22,11 +22,11 @@ _ENVIRONMENT = Environment(
 )
 
 
-def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]]) -> str:
-    """The report as HTML. Everything but our own drawings is escaped."""
+def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]], loss: str) -> str:
+    """The report as HTML, with the drawing `loss`. Everything but our own drawings is escaped."""
     checks, training = facts.checks, facts.run.spec.training
     curves = {
-        "loss": plots.plot_loss(checks, metrics),
+        "loss": loss,
         "learning_rate": plots.plot_learning_rate(metrics),
         "grad_norm": plots.plot_grad_norm(metrics, training.max_grad_norm),
     }
@@ -37,7 +37,7 @@ def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]]) -> str:
         "data": facts.plan.data,
         "model": facts.plan.model,
         "improvement": relative_improvement(checks),
-        "curves": {name: Markup(svg) for name, svg in curves.items()},  # noqa: S704  (drawn above, no text of others)
+        "curves": {name: _inline(svg) for name, svg in curves.items()},
         "lengths": _lengths(facts.plan.data.report),
         "found": facts.plan.data.report,
         "fates": _fates(facts.plan.data.report),
@@ -73,7 +73,11 @@ def _lengths(found: dict[str, Any]) -> Markup | None:
     histogram = found.get("lengths", {}).get("histogram")
     if not histogram:
         return None
-    return Markup(plots.plot_lengths(histogram["edges"], histogram["examples"]))  # noqa: S704  (drawn from numbers)
+    return _inline(plots.plot_lengths(histogram["edges"], histogram["examples"]))
+
+
+def _inline(svg: str) -> Markup:
+    return Markup(plots.for_page(svg))  # noqa: S704  (drawn by us from numbers, no text of others)
 
 
 FATES = (

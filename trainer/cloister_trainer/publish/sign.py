@@ -127,7 +127,8 @@ def verify_signature(signature: bytes, public_key: PublicKey, files: Sequence[Fi
         except InvalidSignature as error:
             raise SignatureMismatchError("the signature was not made with this key, or was changed") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise SignatureMismatchError(str(error).removeprefix("Signature mismatch: ")) from error
+            said = " ".join(str(error).split()).removeprefix("Signature mismatch: ").rstrip(" .")
+            raise SignatureMismatchError(said) from error
 
 
 def _known_digests(files: Sequence[FileDigest]) -> Config:

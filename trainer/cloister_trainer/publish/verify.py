@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ from cloister_trainer.publish.sign import (
     verify_signature,
 )
 from cloister_trainer.records import Checks, FileDigest
-from cloister_trainer.storage import MissingObject, Storage, StorageError
+from cloister_trainer.storage import MissingObject, ObjectInfo, Storage, StorageError
 
 CHECKS_FILE = "checks.json"
 POINTER_FILE = "current.json"
@@ -80,11 +81,13 @@ def verify_adapter(storage: Storage, uri: str, public_key: Path | None = None) -
     except ValidationError as error:
         found = f"{error.error_count()} fields are not as expected"
         return _report(folder, [_failed("manifest", f"{MANIFEST_FILE} is not a manifest of Cloister: {found}.")])
-    files = _digests(storage, folder)
+    listed = [info for info in storage.list(folder) if info.name != MANIFEST_FILE]
+    named = {file.name for file in sealed.manifest.files}
+    files = _digests(storage, [info for info in listed if info.name in named])
     checks = [
         _check_pointer(sealed, folder, pointer),
         _check_files(sealed.manifest, files),
-        _check_unexpected(sealed.manifest, files),
+        _check_unexpected(sorted({info.name for info in listed} - named)),
         _check_recorded(storage, folder, sealed.manifest, files),
         _check_signature(storage, folder, sealed.manifest, files, public_key),
     ]
@@ -112,13 +115,12 @@ def _find_folder(storage: Storage, uri: str) -> tuple[str, Pointer | None]:
     return uri, None if above is None else above.pointer
 
 
-def _digests(storage: Storage, folder: str) -> dict[str, FileDigest]:
-    """Every file of the folder but the manifest, hashed as it is read."""
+def _digests(storage: Storage, found: Sequence[ObjectInfo]) -> dict[str, FileDigest]:
+    """Every file, hashed as it is read."""
     digests = {}
-    for info in storage.list(folder):
-        if info.name != MANIFEST_FILE:
-            with storage.open(info.uri) as stream:
-                digests[info.name] = digest_stream(info.name, stream)
+    for info in found:
+        with storage.open(info.uri) as stream:
+            digests[info.name] = digest_stream(info.name, stream)
     return digests
 
 
@@ -150,8 +152,7 @@ def _check_files(manifest: Manifest, files: dict[str, FileDigest]) -> VerifyChec
     return _passed("files", f"all {len(manifest.files)} files have the recorded sha256 and size.")
 
 
-def _check_unexpected(manifest: Manifest, files: dict[str, FileDigest]) -> VerifyCheck:
-    unexpected = sorted(set(files) - {file.name for file in manifest.files})
+def _check_unexpected(unexpected: Sequence[str]) -> VerifyCheck:
     if unexpected:
         return _failed("nothing else", f"the manifest does not name {', '.join(unexpected)}.")
     return _passed("nothing else", "the folder holds no file that the manifest does not name.")

@@ -1,0 +1,146 @@
+"""A crash of publish at any call to the store leaves the old adapter or the new one, and a second call finishes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import StorageDefaults
+from cloister_trainer.publish.main import publish
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, open_storage
+from support.failing_storage import CHANGING, Crash, Moment, RecordingStorage
+from support.staged_run import StagedRun, stage
+
+OLD_UID = "99999999-2222-3333-4444-555555555555"
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def run_publish(staged: StagedRun, storage: Storage, scratch: Path) -> None:
+    publish(staged.run, staged.plan, storage, Reporter(), scratch, clock=lambda: NOON)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """sha256 of every file below `root`."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def named_uid(output: Path) -> str:
+    """The uid that current.json names, after checking that its folder is complete."""
+    pointer = json.loads((output / "current.json").read_text())
+    manifest = (output / pointer["folder"] / "manifest.json").read_bytes()
+    assert hashlib.sha256(manifest).hexdigest() == pointer["manifestDigest"]
+    for file in json.loads(manifest)["files"]:
+        found = (output / pointer["folder"] / file["name"]).read_bytes()
+        assert hashlib.sha256(found).hexdigest() == file["sha256"], file["name"]
+    uid: str = pointer["uid"]
+    return uid
+
+
+class Situation:
+    """An output with an older adapter, and a staged run that replaces it; put back as often as needed."""
+
+    def __init__(self, root: Path, model: Path, adapter: Path) -> None:
+        self.root, self.scratch = root / "store", root / "scratch"
+        self._pristine = root / "pristine"
+        storage = open_storage(environ={})
+        old = stage(self.root.as_uri(), model, adapter, uid=OLD_UID)
+        old.store(storage)
+        run_publish(old, storage, self.scratch)
+        self.staged = stage(self.root.as_uri(), model, adapter, output={"ifExists": "Replace"})
+        self.staged.store(storage)
+        shutil.copytree(self.root, self._pristine)
+
+    @property
+    def output(self) -> Path:
+        return Path(self.staged.run.spec.output.uri.removeprefix("file://"))
+
+    def reset(self) -> None:
+        shutil.rmtree(self.root)
+        shutil.copytree(self._pristine, self.root)
+
+
+@pytest.fixture(scope="module")
+def situation(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tiny_adapter: Path) -> Situation:
+    return Situation(tmp_path_factory.mktemp("crash"), tiny_llama, tiny_adapter)
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+def test_every_call_may_be_the_last(situation: Situation, moment: Moment) -> None:
+    undisturbed = RecordingStorage()
+    situation.reset()
+    run_publish(situation.staged, undisturbed, situation.scratch)
+    expected = tree(situation.root)
+    pointer_moved_at = undisturbed.calls.index(("replace", situation.staged.run.output.pointer))
+
+    for number, (name, uri) in enumerate(undisturbed.calls):
+        if moment is Moment.AFTER and name not in CHANGING:
+            continue
+        situation.reset()
+        with pytest.raises(Crash if moment is Moment.BEFORE else Unreachable):
+            run_publish(situation.staged, RecordingStorage(number, moment), situation.scratch)
+
+        moved = number > pointer_moved_at or (number == pointer_moved_at and moment is Moment.AFTER)
+        assert named_uid(situation.output) == (situation.staged.run.uid if moved else OLD_UID), (name, uri)
+        run_publish(situation.staged, open_storage(environ={}), situation.scratch)
+        assert tree(situation.root) == expected, f"after a crash {moment.value} call {number}, {name} {uri}"
+
+
+def test_leftovers_of_a_crash_that_do_not_belong_are_removed(situation: Situation) -> None:
+    situation.reset()
+    leftover = situation.output / situation.staged.run.uid / "model.sig"
+    leftover.parent.mkdir()
+    leftover.write_text("of an earlier, signed attempt")
+
+    run_publish(situation.staged, open_storage(environ={}), situation.scratch)
+
+    assert not leftover.exists()
+    assert named_uid(situation.output) == situation.staged.run.uid
+
+
+class ForgetfulStorage(Storage):
+    """A store whose first answer to every conditional write is lost, so that the client's retry meets its own write."""
+
+    def __init__(self) -> None:
+        super().__init__(StorageDefaults(), {})
+
+    def create(self, uri: str, data: bytes) -> str:
+        super().create(uri, data)
+        raise AlreadyExists(f"{uri} exists already.")
+
+    def replace(self, uri: str, data: bytes, etag: str) -> str:
+        super().replace(uri, data, etag)
+        raise Changed(f"{uri} was changed.")
+
+
+def test_a_retry_that_meets_its_own_write_counts_as_made(situation: Situation) -> None:
+    situation.reset()
+
+    run_publish(situation.staged, ForgetfulStorage(), situation.scratch)
+
+    assert named_uid(situation.output) == situation.staged.run.uid
+
+
+def test_a_complete_folder_with_another_adapter_is_never_changed(situation: Situation) -> None:
+    situation.reset()
+    run_publish(situation.staged, open_storage(environ={}), situation.scratch)
+    (situation.output / "current.json").unlink()
+    before = tree(situation.output / situation.staged.run.uid)
+    storage = open_storage(environ={})
+    other = situation.staged.checks.adapter.model_copy(update={"sha256": "0" * 64})
+    checks = situation.staged.checks.model_copy(update={"adapter": other})
+    storage.write(situation.staged.run.layout.checks_file, checks.model_dump_json(by_alias=True).encode())
+
+    with pytest.raises(CloisterError, match="never changed") as refused:
+        run_publish(situation.staged, storage, situation.scratch)
+
+    assert refused.value.reason is FailureReason.OUTPUT_EXISTS
+    assert tree(situation.output / situation.staged.run.uid) == before
