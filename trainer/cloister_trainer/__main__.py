@@ -17,7 +17,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.termination import Outcome, TerminationMessage
 from cloister_trainer.interrupt import Interrupted
-from cloister_trainer.reporter import Reporter
+from cloister_trainer.reporter import Reporter, quiet_libraries
 from cloister_trainer.steps import STEPS, StepContext, check_step
 
 TERMINATION_LOG_ENVIRONMENT = "CLOISTER_TERMINATION_LOG"
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.env
     parser.add_argument("--check", action="store_true", help="with publish: check output and key, write no adapter")
     options = parser.parse_args(arguments)
     reporter = Reporter()
+    quiet_libraries()
     try:
         run = Run.model_validate_json(options.run.read_text())
     except (OSError, ValidationError) as error:
@@ -52,7 +53,9 @@ def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.env
     if message.reason is not None:
         reporter.say(f"{message.reason}: {message.message}")
     write_termination_message(message, environ)
-    return ExitCode.DONE if message.reason is None else exit_code_for(message.reason)
+    if message.reason is None:
+        return ExitCode.DONE
+    return exit_code_for(message.reason, data_was_read=options.step != "prepare")
 
 
 def failure_message(error: CloisterError) -> TerminationMessage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,6 +23,11 @@ class ProgressTask(Protocol):
 
     def advance(self, amount: int = 1) -> None:
         """Move on by `amount`."""
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' warnings about their own future out of what a person reads; tests see them."""
+    warnings.filterwarnings("ignore")
 
 
 class Reporter:

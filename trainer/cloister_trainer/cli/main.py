@@ -12,7 +12,7 @@ from pathlib import Path
 from cloister_api.errors import CloisterError
 from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_trainer.interrupt import Interrupted
-from cloister_trainer.reporter import Reporter
+from cloister_trainer.reporter import Reporter, quiet_libraries
 
 TRACE_ENVIRONMENT = "CLOISTER_TRACE"
 
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     reporter = Reporter()
+    quiet_libraries()
     command = importlib.import_module(f"cloister_trainer.cli.{options.command}")
     try:
         return int(command.execute(options, reporter))

@@ -60,6 +60,9 @@ def prepare_tokens(
         if (stored := read_index(storage, folder, digest)) is not None:
             reporter.say(f"The tokens of this dataset are already at {folder}; nothing is tokenised.")
             return folder, stored
+        if (earlier := earlier_tokens(run, storage, digest)) is not None:
+            reporter.say(f"The tokens at {earlier[0]} are of this dataset; nothing is tokenised.")
+            return earlier
         selection = _select(run, surveyed)
         scratch.mkdir(parents=True, exist_ok=True)
         to = Destination(storage, folder, scratch, digest)
@@ -89,6 +92,18 @@ def read_index(storage: Storage, folder: str, digest: str) -> TokensIndex | None
         return index
     storage.delete_prefix(folder)
     return None
+
+
+def earlier_tokens(run: Run, storage: Storage, digest: str) -> tuple[str, TokensIndex] | None:
+    """The tokens of the run that resumeFrom names, where they are complete and of the same content."""
+    if run.spec.resume_from is None:
+        return None
+    folder = join(run.spec.resume_from.uri, "tokens")
+    try:
+        index = TokensIndex.model_validate_json(storage.read(join(folder, INDEX)))
+    except (MissingObject, ValidationError):
+        return None
+    return (folder, index) if index.digest == digest else None
 
 
 def _select(run: Run, surveyed: list[SurveyedSource]) -> Selection:
