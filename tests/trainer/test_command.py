@@ -193,10 +193,17 @@ def adapter_bytes(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(desk: Desk, undisturbed: Path) -> None:
+def test_what_ctrl_c_leaves_the_same_command_and_resume_from_go_on_with(desk: Desk, undisturbed: Path) -> None:
     job = desk.job("interrupted")
     said = end_during_training(desk, job, lambda process: process.send_signal(signal.SIGINT), after_step=2)
     assert "run the same command again" in said
+    (earlier,) = (desk.folder / "out-interrupted" / "runs").iterdir()
+    other = desk.job("resumed")
+    other.write_text(other.read_text() + f"  resumeFrom: {{uri: {earlier.as_uri()}}}\n")
+    resumed = desk.run("run", other)
+    assert resumed.returncode == ExitCode.DONE, resumed.stderr
+    assert "nothing is tokenised" in resumed.stderr
+    assert adapter_bytes(desk.published("resumed")) == adapter_bytes(undisturbed)
     again = desk.run("run", job)
     assert again.returncode == ExitCode.DONE, again.stderr
     assert adapter_bytes(desk.published("interrupted")) == adapter_bytes(undisturbed)
