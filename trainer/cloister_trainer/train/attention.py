@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from cloister_api.reasons import FailureReason
 NAME = "cloister"
 _FLASH_TYPES = (torch.bfloat16, torch.float16)
 _FLASH_HEAD_DIMENSION = 256
+_PRODUCTS_LENGTH = 512
 _UNSUPPORTED = {"softcap": "soft-capped attention", "s_aux": "attention sinks", "position_bias": "attention biases"}
 
 
@@ -31,6 +32,15 @@ class Segments:
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
     """int32 [segments + 1] on the device."""
+    _biases: dict[tuple[int, int | None], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def bias(self, length: int, window: int | None, repeats: int, dtype: torch.dtype) -> Tensor:
+        """[1, repeats * length, length]: 0 where a token sees another, else -inf; made once for all layers."""
+        if (length, window) not in self._biases:
+            seen = _seen(length, window, self.cu_seqlens.device)
+            bias = torch.zeros(length, length, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+            self._biases[length, window] = bias.repeat(repeats, 1).unsqueeze(0)
+        return self._biases[length, window]
 
     @property
     def longest(self) -> int:
@@ -63,32 +73,38 @@ def segment_attention(
     if attention_mask is not None:
         raise _unsupported(module, "builds an attention mask of its own")
     window = sliding_window if sliding_window is not None and sliding_window < segments.longest else None
-    flash = query.is_cuda and query.dtype in _FLASH_TYPES and query.shape[-1] <= _FLASH_HEAD_DIMENSION
-    attend = _flash if flash else _per_segment
+    attend = _flash if _flash_computes(query) else _per_segment
     return attend(query, key, value, segments, scaling=scaling, window=window), None
+
+
+def _flash_computes(query: Tensor) -> bool:
+    width = query.shape[-1]
+    return query.is_cuda and query.dtype in _FLASH_TYPES and width <= _FLASH_HEAD_DIMENSION and width % 8 == 0
 
 
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scaling: float | None, window: int | None
 ) -> Tensor:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.attention.varlen import varlen_attn
 
     width = value.shape[-1]
     if width != query.shape[-1]:  # multi-head latent attention: the kernel wants one head dimension
         value = pad(value, (0, query.shape[-1] - width))
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    out = varlen_attn(
-        q,
-        k,
-        v,
-        segments.cu_seqlens,
-        segments.cu_seqlens,
-        segments.longest,
-        segments.longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # cuDNN's plans every new packed length anew
+        out = varlen_attn(
+            q,
+            k,
+            v,
+            segments.cu_seqlens,
+            segments.cu_seqlens,
+            segments.longest,
+            segments.longest,
+            scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
     return cast(Tensor, out)[..., :width].unsqueeze(0)
 
 
@@ -96,21 +112,44 @@ def _per_segment(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scaling: float | None, window: int | None
 ) -> Tensor:
     grouped = query.shape[1] != key.shape[1]
+    by_products = query.device.type == "cpu" and query.dtype in _FLASH_TYPES
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     parts = zip(*(torch.split(x, list(segments.lengths), dim=2) for x in (query, key, value)), strict=True)
     outputs = []
     for q, k, v in parts:
-        mask = _window_mask(q.shape[2], window, q.device) if window is not None and q.shape[2] > window else None
-        out = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-        )
+        length = q.shape[2]
+        limit = window if window is not None and length > window else None
+        if by_products and length <= _PRODUCTS_LENGTH:
+            out = _attend_by_products(q, k, v, segments, scale, limit)
+        else:
+            mask = None if limit is None else _seen(length, limit, q.device)
+            out = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+            )
         outputs.append(out.transpose(1, 2))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """bool [length, length]: a token sees itself and the `window` - 1 tokens before it."""
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril().triu(1 - window)
+def _attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, window: int | None
+) -> Tensor:
+    """Attention of one short segment by two batched products, heads that share keys as rows of one matrix.
+
+    On CPUs the fused bf16 kernel takes two to four times as long on so few tokens; the probabilities that this keeps
+    for the backward pass are small.
+    """
+    groups, length = k.shape[1], q.shape[2]
+    rows = q.reshape(groups, -1, q.shape[-1])
+    bias = segments.bias(length, window, rows.shape[1] // length, q.dtype)
+    scores = torch.baddbmm(bias, rows, k.squeeze(0).transpose(1, 2), alpha=scale)
+    out = torch.bmm(torch.softmax(scores, dim=-1).to(v.dtype), v.squeeze(0))
+    return out.view(1, q.shape[1], length, -1)
+
+
+def _seen(length: int, window: int | None, device: torch.device) -> Tensor:
+    """bool [length, length]: a token sees itself and the tokens before it, at most `window` in all."""
+    ones = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return ones if window is None else ones.triu(1 - window)
 
 
 def implementation_for(config: Any, longest: int) -> str:
