@@ -50,7 +50,7 @@ class PipeSink:
 
 
 def main(task: Task, pipe: Connection, request: Any) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.world_size))
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(task.port),

@@ -6,10 +6,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from cloister_trainer.storage import open_storage
 
 VOCABULARY = 64
 UID = "0b5b3c52-5d0c-5c7e-9f50-3f4c64a3f6a1"
-_PRELOADED = ["deepspeed", "peft", "torch", "transformers.models.llama.modeling_llama", "support.tiny_rank"]
+_PRELOADED = ["deepspeed", "peft", "transformers.models.llama.modeling_llama", "cloister_trainer.train.worker"]
 
 
 def digest_of(path: Path, name: str) -> FileDigest:
@@ -42,6 +45,12 @@ def digest_of(path: Path, name: str) -> FileDigest:
 
 def make_model(folder: Path) -> ModelRecord:
     """A Llama of hidden size 32 with 2 layers and random weights, as a Hugging Face folder."""
+    if not folder.exists():
+        write_model(folder)
+    return record_of(folder)
+
+
+def write_model(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -57,8 +66,12 @@ def make_model(folder: Path) -> ModelRecord:
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+
+
+def record_of(folder: Path) -> ModelRecord:
     (weights,) = open_storage().list((folder / "model.safetensors").as_uri())
-    small = [digest_of(folder / name, name) for name in ("config.json",)]
+    small = [digest_of(folder / name, name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json")]
     return ModelRecord(
         uri=folder.as_uri(),
         model_type="llama",
@@ -72,6 +85,18 @@ def make_model(folder: Path) -> ModelRecord:
         license=LicenseFinding(id="apache-2.0", evidence="Stated"),
         position_limit=256,
     )
+
+
+def make_tokenizer() -> Any:
+    """Token i is the word w<i>."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")
 
 
 def make_shard(folder: Path, name: str, examples: int, seed: int) -> TokenShard:
@@ -185,7 +210,10 @@ def make_run(
     modules = [
         f"model.layers.{layer}.{part}"
         for layer in range(2)
-        for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+        for part in (
+            *(f"self_attn.{name}_proj" for name in "qkvo"),
+            *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+        )
     ]
     plan = TrainPlan(
         zero_stage=stage,
@@ -232,12 +260,13 @@ def run_ranks(
     """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
 
     `watch` sees each of rank 0's messages; its second argument acts: `stop` asks for a checkpoint and an end, `abort`
-    for stacks and an end, `kill` ends all ranks with SIGKILL, `kill-last` the last one.
+    for stacks and an end, `kill` ends all ranks with SIGKILL, `freeze` stops the last one with SIGSTOP. When a rank
+    ends by itself without a result, the others are killed, as Ray would do.
     """
     from support import tiny_rank
 
     os.environ["DS_ACCELERATOR"] = "cpu"
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with socket.socket() as probe:
@@ -259,8 +288,11 @@ def run_ranks(
     def act(what: str) -> None:
         if what in {"stop", "abort"}:
             request.value = {"stop": 1, "abort": 2}[what]
-        for process in {"kill": processes, "kill-last": processes[-1:]}.get(what, []):
-            process.kill()
+        elif what == "kill":
+            for process in processes:
+                process.kill()
+        else:
+            os.kill(processes[-1].pid, signal.SIGSTOP)
 
     def listen(rank: int) -> None:
         while True:
@@ -278,8 +310,15 @@ def run_ranks(
     try:
         for listener in listeners:
             listener.start()
-        for process in processes:
-            process.join()
+        running = list(processes)
+        while running:
+            ended = wait([process.sentinel for process in running])
+            for process in [process for process in running if process.sentinel in ended]:
+                process.join()
+                running.remove(process)
+                if process.exitcode != 0:
+                    for other in running:
+                        other.kill()
         for listener in listeners:
             listener.join()
     finally:

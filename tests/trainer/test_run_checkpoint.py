@@ -1,0 +1,158 @@
+"""Checkpoints on a file store: the newest complete one wins, and one that was cut short is never chosen."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import StorageDefaults
+from cloister_trainer.records import PlanFile
+from cloister_trainer.storage import Full, Storage, Unreachable, open_storage
+from cloister_trainer.train.checkpoint import (
+    CheckpointIndex,
+    CheckpointWriter,
+    fetch_newest,
+    newest_step,
+    resume_settings,
+)
+from cloister_trainer.train.state import TrainState
+from support.tiny_run import TinyRun, make_run
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, inputs: Path) -> TinyRun:
+    return make_run(tmp_path, inputs=inputs)
+
+
+def tensors_of(step: int) -> dict[str, Tensor]:
+    return {"a": torch.full((3, 2), float(step)), "exp_avg.a": torch.ones(3, 2), "exp_avg_sq.a": torch.ones(3, 2)}
+
+
+def write(tiny: TinyRun, steps: list[int], keep: int = 10, best: int | None = None) -> None:
+    writer = CheckpointWriter(open_storage(), tiny.run.layout, keep, tiny.root / "writing")
+    for step in steps:
+        index = CheckpointIndex(
+            step=step,
+            settings=resume_settings(tiny.run, tiny.plan),
+            files=[],
+            state=TrainState(step=step, best_step=best),
+        )
+        best_tensors = {"a": torch.full((3, 2), -1.0)} if best not in {None, step} else None
+        part = (tiny.run.layout.metrics_part(step), b"{}\n")
+        writer.write(index, tensors_of(step), best_tensors, part, lambda _uri: None)
+    writer.wait()
+    writer.close()
+
+
+def fetched_step(tiny: TinyRun, plan: PlanFile | None = None) -> int:
+    found = fetch_newest(open_storage(), tiny.run, plan or tiny.plan, tiny.root / "fetched")
+    if found is None:
+        return 0
+    with found.tensors() as read:
+        assert torch.equal(read("a"), tensors_of(found.index.step)["a"])
+    return found.index.step
+
+
+def test_the_newest_is_chosen_and_only_the_newest_are_kept(tiny: TinyRun) -> None:
+    assert (fetched_step(tiny), newest_step(open_storage(), tiny.run.layout)) == (0, 0)
+    write(tiny, [5, 10, 100, 1_000_000], keep=2)
+    assert fetched_step(tiny) == newest_step(open_storage(), tiny.run.layout) == 1_000_000
+    assert sorted(path.name for path in tiny.stored("checkpoints").iterdir()) == ["step-000100", "step-1000000"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "index.json").unlink(),
+        lambda folder: (folder / "index.json").write_text('{"version": 1, "step": 10'),
+        lambda folder: (folder / "state.safetensors").unlink(),
+        lambda folder: os.truncate(folder / "state.safetensors", 100),
+        lambda folder: (folder / "state.safetensors").write_bytes(
+            (folder / "state.safetensors").read_bytes()[:-1] + b"\x7f"
+        ),
+        lambda folder: (folder / "best.safetensors").unlink(),
+    ],
+    ids=["no index", "half an index", "no state", "short state", "changed state", "no best adapter"],
+)
+def test_one_that_was_cut_short_is_never_chosen(tiny: TinyRun, damage: Callable[[Path], object]) -> None:
+    write(tiny, [5, 10], best=3)
+    damage(tiny.stored("checkpoints/step-000010"))
+    assert fetched_step(tiny) == 5
+
+
+def test_the_best_adapter_comes_with_it(tiny: TinyRun) -> None:
+    write(tiny, [5, 10], best=5)
+    found = fetch_newest(open_storage(), tiny.run, tiny.plan, tiny.root / "fetched")
+    assert found is not None
+    best = found.best_adapter()
+    assert best is not None and set(best) == {"a"} and float(best["a"][0, 0]) == -1
+    tiny.stored("checkpoints/step-000010/index.json").unlink()
+    found = fetch_newest(open_storage(), tiny.run, tiny.plan, tiny.root / "fetched")
+    assert found is not None
+    best = found.best_adapter()
+    assert best is not None and set(best) == {"a"} and float(best["a"][0, 0]) == 5
+
+
+def test_resume_from_another_run_needs_the_same_settings(tmp_path: Path, inputs: Path, tiny: TinyRun) -> None:
+    write(tiny, [5])
+    resume = {"resumeFrom": {"uri": tiny.run.layout.root}}
+    follower = make_run(tmp_path / "follower", inputs=inputs, steps=50, **resume)
+    assert fetched_step(follower) == 5
+    other = make_run(tmp_path / "other", inputs=inputs, training={"globalBatchSize": 4}, lora={"rank": 8}, **resume)
+    with pytest.raises(CloisterError) as refusal:
+        fetched_step(other)
+    assert refusal.value.reason is FailureReason.SPEC_INVALID
+    assert "lora, training.globalBatchSize" in refusal.value.message
+    write(follower, [7])
+    assert fetched_step(follower) == 7
+
+
+class FailingStorage(Storage):
+    """The real store, until it is told to fail."""
+
+    failure: CloisterError | None = None
+
+    def upload(self, path: Path, uri: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        super().upload(path, uri)
+
+
+def test_a_store_that_is_away_costs_a_checkpoint_and_a_full_one_ends_the_run(tiny: TinyRun) -> None:
+    storage = FailingStorage(StorageDefaults(), os.environ)
+    writer = CheckpointWriter(storage, tiny.run.layout, 2, tiny.root / "writing")
+    complete = threading.Event()
+
+    def save(step: int) -> None:
+        index = CheckpointIndex(step=step, settings={}, files=[], state=TrainState(step=step))
+        part = (tiny.run.layout.metrics_part(step), b"{}\n")
+        writer.write(index, tensors_of(step), None, part, lambda _uri: complete.set())
+
+    storage.failure = Unreachable("The store does not answer.")
+    save(1)
+    with pytest.raises(Unreachable):
+        writer.wait()
+    save(2)
+    storage.failure = None
+    save(3)
+    writer.wait()
+    assert complete.is_set()
+    assert newest_step(storage, tiny.run.layout) == 3
+    storage.failure = Full("The store is full.")
+    save(4)
+    with pytest.raises(Full):
+        save(5)
+    writer.close()

@@ -1,0 +1,157 @@
+"""The driver with a Ray of its own: workers and drivers that are killed, and an interruption."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Event, Progress, Restarted, parse_event
+from cloister_api.exit_codes import ExitCode
+from cloister_trainer.records import Checks
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import open_storage
+from cloister_trainer.train.driver import train
+from support.tiny_run import UID, TinyRun, make_run, run_ranks
+
+STEPS = 150
+SETTINGS: dict[str, Any] = {
+    "steps": STEPS,
+    "workers": 2,
+    "validation": 8,
+    "checkpoint": {"interval": "0s"},
+    "evaluation": {"everySteps": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> TinyRun:
+    """A run of two ranks that nothing has disturbed, without Ray."""
+    tiny = make_run(tmp_path_factory.mktemp("whole"), inputs=inputs, **SETTINGS)
+    run_ranks(tiny, 2).end()
+    return tiny
+
+
+def call_train(tiny: TinyRun, watch: Callable[[Event], None]) -> tuple[Checks, list[Event]]:
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        watch(event)
+
+    checks = train(tiny.run, tiny.plan, open_storage(), Reporter(), tiny.scratch, emit)
+    return checks, events
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())]
+
+
+class Driver:
+    """The driver in a process of its own, and the events that it has written."""
+
+    def __init__(self, tiny: TinyRun) -> None:
+        run_file, plan_file = tiny.root / "run.json", tiny.root / "plan.json"
+        run_file.write_text(tiny.run.model_dump_json())
+        plan_file.write_text(tiny.plan.model_dump_json())
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "support.tiny_driver", str(run_file), str(plan_file), str(tiny.scratch)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        self.descendants: list[psutil.Process] = []
+
+    def events(self) -> Iterator[Event]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = parse_event(line.rstrip("\n"), UID, 1)
+            if event is not None:
+                yield event
+
+    def until_checkpoint(self, step: int) -> None:
+        """Read events up to a checkpoint of `step` or later."""
+        next(event for event in self.events() if isinstance(event, CheckpointSaved) and event.step >= step)
+        self.descendants = psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextmanager
+def driver_of(tiny: TinyRun) -> Iterator[Driver]:
+    driver = Driver(tiny)
+    try:
+        yield driver
+    finally:
+        driver.process.kill()
+        driver.process.wait()
+        assert driver.process.stdout is not None
+        driver.process.stdout.close()
+
+
+def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_not_a_bit(
+    tmp_path: Path, inputs: Path, whole: TinyRun
+) -> None:
+    tiny = make_run(tmp_path, inputs=inputs, **SETTINGS)
+    kill_at, killed = random.Random(7).randrange(5, 60), threading.Event()
+
+    def kill_a_worker(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.step >= kill_at and not killed.is_set():
+            killed.set()
+            workers_of(psutil.Process())[-1].kill()
+
+    checks, events = call_train(tiny, kill_a_worker)
+
+    (restart,) = [event for event in events if isinstance(event, Restarted)]
+    assert (restart.workers, restart.reason) == (2, "WorkersLost")
+    assert tiny.adapter() == whole.adapter()
+    assert (checks.step, checks.world_sizes) == (STEPS, [2, 2])
+    assert [row["step"] for row in tiny.metrics()] == list(range(1, STEPS + 1))
+    assert [event.step for event in events if isinstance(event, EvaluationDone)][:1] == [0]
+    steps = [event.step for event in events if isinstance(event, Progress)]
+    assert steps[-1] == STEPS
+    assert isinstance(events[-1], Done) and events[-1].staged_uri == tiny.run.layout.adapter
+    assert {path.name for path in tiny.stored("attempts/1/logs").iterdir()} == {"rank-00.log", "rank-01.log"}
+
+    again, events = call_train(tiny, lambda event: None)
+    assert again == checks
+    assert [type(event) for event in events] == [Done]
+
+
+def test_a_killed_driver_leaves_nothing_running_and_the_same_command_goes_on(
+    tmp_path: Path, inputs: Path, whole: TinyRun
+) -> None:
+    tiny = make_run(tmp_path, inputs=inputs, **SETTINGS)
+    rng = random.Random(11)
+
+    with driver_of(tiny) as driver:
+        driver.until_checkpoint(rng.randrange(5, 60))
+        assert len([child for child in driver.descendants if "RayTrainWorker" in " ".join(child.cmdline())]) == 2
+        driver.process.kill()
+        _, alive = psutil.wait_procs(driver.descendants, timeout=30)
+        assert alive == []
+
+    with driver_of(tiny) as driver:
+        driver.until_checkpoint(rng.randrange(70, 110))
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.process.wait(timeout=60) == ExitCode.INTERRUPTED
+        _, alive = psutil.wait_procs(driver.descendants, timeout=30)
+        assert alive == []
+
+    checks, _ = call_train(tiny, lambda event: None)
+    assert tiny.adapter() == whole.adapter()
+    assert checks.world_sizes == [2, 2, 2]
+    assert [row["loss"] for row in tiny.metrics()] == [row["loss"] for row in whole.metrics()]
