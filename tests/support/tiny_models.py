@@ -68,7 +68,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "smollm3": {},
     "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
     "deepseek_v3": LATENT,
+    "deepseek_v2": {**LATENT, "topk_method": "greedy"},
     "minimax_m2": {**LOCAL_EXPERTS, "head_dim": 8, "rotary_dim": 4},
+    "ministral": {"sliding_window": 20, "head_dim": 8},
+    "flex_olmo": {"num_experts": 4, "num_experts_per_tok": 2},
+    "minimax": {**LOCAL_EXPERTS, "head_dim": 8, "block_size": 16, "sliding_window": None},
+    "gpt_oss": {**LOCAL_EXPERTS, "head_dim": 8, "sliding_window": 20},
 }
 
 
