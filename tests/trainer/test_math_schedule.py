@@ -11,7 +11,7 @@ from cloister_trainer.train.schedule import learning_rate
 
 
 def rates(total: int, **settings: object) -> list[float]:
-    training = Training(learning_rate=1.0, **settings)  # type: ignore[arg-type]
+    training = Training(learning_rate=1.0, **settings)
     return [round(learning_rate(step, total, training), 6) for step in range(1, total + 1)]
 
 
