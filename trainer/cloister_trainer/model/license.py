@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cloister_trainer.records import FileDigest, LicenseFinding
 
 NOT_THE_MODEL = ("CODE", "THIRD")
 """Licence files with these words in their names speak of something else than the weights."""
+MAX_FIELD_CHARACTERS = 1024
 
 
 def find_license(
@@ -61,7 +61,7 @@ def _from_card(folder: Path, digests: dict[str, FileDigest], copied: list[str]) 
     """The licences that the model card's front matter names."""
     if MODEL_CARD not in digests:
         return []
-    fields = front_matter((folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace"))
+    fields = license_fields((folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace"))
     names = fields.get("license")
     if names in ("other", None):
         names = fields.get("license_name")
@@ -79,14 +79,23 @@ def _from_card(folder: Path, digests: dict[str, FileDigest], copied: list[str]) 
     ]
 
 
-def front_matter(card: str) -> dict[str, Any]:
-    """The YAML between the first two `---` lines; empty when there is none or it does not parse."""
-    lines = card.removeprefix("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
+def license_fields(card: str) -> dict[str, Any]:
+    """`license` and `license_name` of the card's front matter, the YAML between the first two `---` lines.
+
+    Only these two keys are parsed: the rest is often long, and its mistakes do not matter here. Empty where they do not
+    parse.
+    """
+    lines = [line.rstrip() for line in card.removeprefix("\ufeff").splitlines()]
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
         return {}
-    end = next(number for number, line in enumerate(lines[1:], start=1) if line.strip() == "---")
+    kept, inside = [], False
+    for line in lines[1 : lines.index("---", 1)]:
+        if line and line[0] not in " \t-#":
+            inside = line.startswith(("license:", "license_name:"))
+        if inside:
+            kept.append(line)
     try:
-        fields = YAML(typ="safe", pure=True).load(io.StringIO("\n".join(lines[1:end])))
+        fields = YAML(typ="safe", pure=True).load("\n".join(kept)[:MAX_FIELD_CHARACTERS])
     except (YAMLError, ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
