@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cloister_api.spec_cluster import Offload
-from cloister_api.spec_training import AutoMode, Quantization
+from cloister_api.spec_training import AutoMode
 from cloister_trainer.model.memory import GIB, MemoryPlan, PlanInputs, plan_memory
 from cloister_trainer.model.quantity import readable
 
@@ -72,8 +72,6 @@ def _changes(inputs: PlanInputs) -> Iterator[tuple[str, str, PlanInputs]]:
     while length >= SHORTEST:
         yield "length", f"training: {{maxLength: {length}}}", shortened(inputs, length)
         length //= 2
-    if inputs.quantization is Quantization.NONE and (inputs.zero_stage is None or inputs.zero_stage < 3):
-        yield "quantization", "lora: {quantization: NF4}", replace(inputs, quantization=Quantization.NF4)
     if inputs.min_workers < inputs.workers:
         line = f"distribution: {{minWorkers: {inputs.workers}}}"
         yield "minimum", line, replace(inputs, min_workers=inputs.workers)
@@ -82,7 +80,7 @@ def _changes(inputs: PlanInputs) -> Iterator[tuple[str, str, PlanInputs]]:
         more = replace(inputs, workers=workers, min_workers=workers)
         yield "workers", f"distribution: {{workers: {workers}}}", more
         workers *= 2
-    if inputs.offload is Offload.NONE and inputs.quantization is Quantization.NONE:
+    if inputs.offload is Offload.NONE:
         offloaded = replace(inputs, zero_stage=3, offload=Offload.PARAMETERS)
         yield "offload", "distribution: {zeroStage: 3, offload: Parameters}", offloaded
 

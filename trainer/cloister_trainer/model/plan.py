@@ -143,10 +143,10 @@ def _check_settings(run: Run, inspected: InspectedModel, family: Family, index: 
             "Leave packing at Auto."
         )
     if spec.lora.quantization is Quantization.NF4:
-        if spec.distribution.zero_stage == 3:
-            raise _invalid("lora.quantization NF4 works at ZeRO stages up to 2, and distribution.zeroStage is 3.")
-        if spec.distribution.gpus_per_worker == 0:
-            raise _invalid("lora.quantization NF4 needs GPUs, and distribution.gpusPerWorker is 0.")
+        raise _invalid(
+            "lora.quantization NF4 is not trained yet: remove it. Where the base does not fit into one GPU, "
+            "distribution.zeroStage 3 divides it among several."
+        )
     if spec.lora.dropout > 0 and spec.lora.targets.preset.value == "AllWithExperts" and family.experts:
         raise _invalid("lora.dropout cannot be applied to routed experts. Set it to 0, or use the preset Auto.")
     if spec.evaluation.gate is not None and index.validation_examples == 0:
