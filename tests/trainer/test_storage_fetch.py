@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from cloister_trainer.storage import (
     MissingObject,
     Storage,
     base_digest,
+    completion,
     fetch_model,
     open_storage,
     weights,
@@ -90,6 +92,38 @@ def test_a_damaged_complete_folder_is_fetched_again(
     assert_is_the_model(fetch_model(storage, model, tmp_path / "cache"), storage, model)
 
 
+def test_after_another_boot_every_file_is_hashed_again(
+    storage: Storage, model: ModelRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fetch_model(storage, model, tmp_path / "cache")
+    weight = first.folder / "model-00001.safetensors"
+    no_store = open_storage(environ={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
+
+    def boot(number: str) -> None:
+        (tmp_path / "boot_id").write_text(number)
+        monkeypatch.setattr(completion, "BOOT_ID_FILE", tmp_path / "boot_id")
+
+    boot("second")
+    assert fetch_model(no_store, model, tmp_path / "cache") == first
+    _flip_a_bit(weight)
+    assert fetch_model(no_store, model, tmp_path / "cache") == first, (
+        "seen in this boot, it is trusted by size and time"
+    )
+    boot("third")
+    assert_is_the_model(fetch_model(storage, model, tmp_path / "cache"), storage, model)
+
+
+def _flip_a_bit(path: Path) -> None:
+    """As a power failure leaves it: other content, the same size and time."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(SMALL_PART_BYTES + 5)
+        byte = file.read(1)[0]
+        file.seek(SMALL_PART_BYTES + 5)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def test_killed_midway_it_goes_on_with_what_it_had(
     seaweedfs: SeaweedFS, storage: Storage, model: ModelRecord, tmp_path: Path
 ) -> None:
@@ -110,11 +144,7 @@ def test_what_was_damaged_after_a_kill_is_fetched_again(
     with S3Proxy(seaweedfs, Faults(hold_after=HOLD_AFTER)) as proxy:
         _kill_midway(proxy, model, tmp_path / "cache")
     kept = tmp_path / "cache" / f".{model.fingerprint}.partial" / "model-00001.safetensors"
-    with kept.open("r+b") as file:
-        file.seek(SMALL_PART_BYTES + 5)
-        byte = file.read(1)[0]
-        file.seek(SMALL_PART_BYTES + 5)
-        file.write(bytes([byte ^ 1]))
+    _flip_a_bit(kept)
     assert_is_the_model(fetch_model(storage, model, tmp_path / "cache"), storage, model)
 
 

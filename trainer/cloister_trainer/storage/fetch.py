@@ -1,7 +1,7 @@
 """The base model on a node's disk: fetched once, resumed, verified, and there whole or not at all.
 
-`<cache root>/<fingerprint>/` appears by a rename when every file is complete, hashed and safe on disk. Until then the
-files grow in `.<fingerprint>.partial/`, with a journal beside it, under a lock that other processes of the node wait
+`<cache root>/<fingerprint>/` appears by a rename when every file is complete and hashed. Until then the files
+grow in `.<fingerprint>.partial/`, with a journal beside it, under a lock that other processes of the node wait
 for.
 """
 
@@ -10,20 +10,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cloister_api.layout import join
 from cloister_api.reasons import FailureReason
 from cloister_trainer.records import FileDigest, ModelRecord
 from cloister_trainer.storage.base import parse_uri
+from cloister_trainer.storage.completion import completed, say_complete
 from cloister_trainer.storage.errors import Changed, Full, InvalidUri, MissingBucket, MissingObject
 from cloister_trainer.storage.local import translate_os_error
 from cloister_trainer.storage.storage import Storage
@@ -33,7 +31,6 @@ PARALLEL_PARTS = 8
 """Ranges fetched at a time."""
 PARALLEL_FILES = 4
 """Files fetched at a time: a file's hash is sequential, so that several files hash on several cores."""
-COMPLETION_FILE = ".cloister-complete.json"
 GIB = 1024**3
 
 
@@ -71,7 +68,7 @@ def fetch_model(
     try:
         cache_root.mkdir(parents=True, exist_ok=True)
         with _lock(cache_root / f".{model.fingerprint}.lock"):
-            digests, progress = _completed(folder, model), Progress(on_bytes)
+            digests, progress = completed(folder, model), Progress(on_bytes)
             if digests is None:
                 digests = _fetch(storage, model, folder, progress)
             else:
@@ -95,7 +92,8 @@ def _fetch(storage: Storage, model: ModelRecord, folder: Path, progress: Progres
         small = [lambda file=file: _fetch_small(storage, model, file, partial) for file in model.small_files]
         _all(pool, [*small, *_in_lanes(files)])
     digests = sorted((each.digest() for each in files), key=lambda each: each.name)
-    _publish(partial, folder, model.small_files, digests)
+    say_complete(partial, [*model.small_files, *digests])
+    partial.rename(folder)
     journal.delete()
     return digests
 
@@ -122,10 +120,7 @@ def _fetch_small(storage: Storage, model: ModelRecord, file: FileDigest, partial
         raise Changed(f"{uri} is not the file that prepare read (its sha256 differs): restore it, or start a new job.")
     path = partial / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as target:
-        target.write(data)
-        target.flush()
-        os.fsync(target.fileno())
+    path.write_bytes(data)
 
 
 def _in_lanes(files: Sequence[WeightFile]) -> Iterator[Callable[[], None]]:
@@ -147,44 +142,6 @@ def _all(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], None]]) -> None:
         raise
 
 
-def _publish(partial: Path, folder: Path, small: Sequence[FileDigest], weights: Sequence[FileDigest]) -> None:
-    """Say what is complete, and show it under its name."""
-    files = [{**each.to_api(), "mtimeNs": (partial / each.name).stat().st_mtime_ns} for each in (*small, *weights)]
-    with (partial / COMPLETION_FILE).open("w") as file:
-        json.dump({"files": files}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(partial)
-    partial.rename(folder)
-    _sync(folder.parent)
-
-
-def _completed(folder: Path, model: ModelRecord) -> list[FileDigest] | None:
-    """The weight files' digests when the folder is complete and untouched; else None, and the folder is gone."""
-    if not folder.exists():
-        return None
-    try:
-        recorded = {each["name"]: each for each in json.loads((folder / COMPLETION_FILE).read_text())["files"]}
-        untouched = all(_untouched(folder / name, each) for name, each in recorded.items())
-        complete = all(recorded[each.name]["sha256"] == each.sha256 for each in model.small_files)
-        digests = [_digest(recorded[each.name]) for each in model.weight_files]
-    except (OSError, ValueError, KeyError):
-        untouched = complete = False
-    if untouched and complete:
-        return sorted(digests, key=lambda each: each.name)
-    shutil.rmtree(folder)
-    return None
-
-
-def _untouched(path: Path, recorded: dict[str, Any]) -> bool:
-    stat = path.stat()
-    return (stat.st_size, stat.st_mtime_ns) == (recorded["size"], recorded["mtimeNs"])
-
-
-def _digest(recorded: dict[str, Any]) -> FileDigest:
-    return FileDigest(name=recorded["name"], size=recorded["size"], sha256=recorded["sha256"])
-
-
 def _require_space(folder: Path, model: ModelRecord, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -201,11 +158,3 @@ def _lock(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

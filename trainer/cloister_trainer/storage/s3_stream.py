@@ -61,12 +61,20 @@ class S3Stream(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Up to len(buffer) bytes; 0 at the end. Unreachable, Changed, MissingObject when it cannot go on."""
         view = memoryview(buffer).cast("B")
+        chunk = self.read(len(view))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes as urllib3 has them, without a copy; b"" at the end. Raises what readinto raises."""
+        if size < 0:
+            return self.readall()
         breaks = 0
-        while len(view) and self._position < self._end:
+        while size and self._position < self._end:
             body = self._body or self._request()
             try:
-                count: int = body.readinto(view)  # type: ignore[arg-type]
-                if count == 0:
+                chunk: bytes = body.read(min(size, self._end - self._position))
+                if not chunk:
                     raise IncompleteReadError(actual_bytes=self._position, expected_bytes=self._end)
             except (HTTPClientError, IncompleteReadError) as error:
                 self._drop()
@@ -75,9 +83,9 @@ class S3Stream(io.RawIOBase):
                     raise self._translated(error) from None
                 _wait(breaks)
                 continue
-            self._position += count
-            return count
-        return 0
+            self._position += len(chunk)
+            return chunk
+        return b""
 
     def close(self) -> None:
         """Drop the connection."""

@@ -6,7 +6,7 @@ import io
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from cloister_trainer.storage.local import LocalBackend
 PVC_ROOT_ENVIRONMENT = "CLOISTER_PVC_ROOT"
 DEFAULT_PVC_ROOT = "/mnt/pvc"
 STREAM_BUFFER_BYTES = 1024 * 1024
+CHUNK_BYTES = 256 * 1024
 
 
 def open_storage(defaults: StorageDefaults | None = None, environ: Mapping[str, str] = os.environ) -> Storage:
@@ -82,6 +83,13 @@ class Storage:
         """
         backend, location = self._object(uri)
         return io.BufferedReader(backend.open(location, start, length, etag), STREAM_BUFFER_BYTES)
+
+    def chunks(self, uri: str, start: int, length: int, etag: str) -> Iterator[bytes]:
+        """Bytes [start, start + length) of this version as they come, each at most CHUNK_BYTES; Changed."""
+        backend, location = self._object(uri)
+        with backend.open(location, start, length, etag) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
 
     def write(self, uri: str, data: bytes) -> str:
         """Write an object, whole or not at all; its ETag."""
