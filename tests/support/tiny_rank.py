@@ -69,7 +69,6 @@ def main(task: Task, pipe: Connection, request: Any) -> None:
         attempt=task.attempt,
         rank=task.rank,
         world_size=task.world_size,
-        local_world_size=task.world_size,
         node="localhost",
         device=torch.device("cpu"),
         storage=open_storage(run.settings.storage),

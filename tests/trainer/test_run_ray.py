@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,27 +101,25 @@ def driver_of(tiny: TinyRun) -> Iterator[Driver]:
         driver.process.stdout.close()
 
 
-def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_not_a_bit(
-    tmp_path: Path, inputs: Path, whole: TinyRun
-) -> None:
+def test_a_worker_that_is_sent_away_or_killed_costs_not_a_bit(tmp_path: Path, inputs: Path, whole: TinyRun) -> None:
     tiny = make_run(tmp_path, inputs=inputs, **SETTINGS)
-    kill_at, killed = random.Random(7).randrange(5, 60), threading.Event()
+    rng = random.Random(7)
+    blows = [(rng.randrange(5, 50), signal.SIGTERM), (rng.randrange(70, 110), signal.SIGKILL)]
 
-    def kill_a_worker(event: Event) -> None:
-        if isinstance(event, CheckpointSaved) and event.step >= kill_at and not killed.is_set():
-            killed.set()
-            workers_of(psutil.Process())[-1].kill()
+    def strike(event: Event) -> None:
+        if blows and isinstance(event, CheckpointSaved) and event.step >= blows[0][0]:
+            _, blow = blows.pop(0)
+            workers_of(psutil.Process())[-1].send_signal(blow)
 
-    checks, events = call_train(tiny, kill_a_worker)
+    checks, events = call_train(tiny, strike)
 
-    (restart,) = [event for event in events if isinstance(event, Restarted)]
-    assert (restart.workers, restart.reason) == (2, "WorkersLost")
+    restarts = [event for event in events if isinstance(event, Restarted)]
+    assert [(restart.workers, restart.reason) for restart in restarts] == [(2, "WorkersLost")] * 2
     assert tiny.adapter() == whole.adapter()
-    assert (checks.step, checks.world_sizes) == (STEPS, [2, 2])
+    assert (checks.step, checks.world_sizes) == (STEPS, [2, 2, 2])
     assert [row["step"] for row in tiny.metrics()] == list(range(1, STEPS + 1))
-    assert [event.step for event in events if isinstance(event, EvaluationDone)][:1] == [0]
-    steps = [event.step for event in events if isinstance(event, Progress)]
-    assert steps[-1] == STEPS
+    assert [event.step for event in events if isinstance(event, EvaluationDone)] == [0, 50, 100, 150]
+    assert [event.step for event in events if isinstance(event, Progress)][-1] == STEPS
     assert isinstance(events[-1], Done) and events[-1].staged_uri == tiny.run.layout.adapter
     assert {path.name for path in tiny.stored("attempts/1/logs").iterdir()} == {"rank-00.log", "rank-01.log"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,26 +132,26 @@ def test_killed_at_a_random_step_it_ends_with_the_same_bits(tmp_path: Path, inpu
     assert broken.checks()["evaluations"] == whole.checks()["evaluations"]
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_interrupted_it_goes_on_with_the_same_bits_or_on_another_number_of_ranks(
     tmp_path: Path, inputs: Path, stage: int
 ) -> None:
-    settings: dict[str, Any] = {"inputs": inputs, "stage": stage, "steps": 60}
+    settings: dict[str, Any] = {"inputs": inputs, "stage": stage, "steps": 30}
     whole = make_run(tmp_path / "whole", **settings)
     run_ranks(whole, 2).end()
     stopped = make_run(tmp_path / "stopped", **settings)
     end = run_ranks(stopped, 2, at_step(2, "stop")).end()
     assert end.how == "interrupted"
-    assert 2 < end.step < 60
+    assert 2 < end.step < 30
     moved = make_run(tmp_path / "moved", **settings)
     stopped_at = stopped.stored("checkpoints") / f"step-{end.step:06d}"
     target = moved.stored("checkpoints") / stopped_at.name
     target.mkdir(parents=True)
     for path in stopped_at.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
-    assert run_ranks(stopped, 2).end() == Ended("finished", 60)
+    assert run_ranks(stopped, 2).end() == Ended("finished", 30)
     assert stopped.adapter() == whole.adapter()
-    assert run_ranks(moved, 3).end() == Ended("finished", 60)
+    assert run_ranks(moved, 3).end() == Ended("finished", 30)
     a, b = load(moved.adapter()), load(whole.adapter())
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-4
     assert moved.checks()["worldSizes"] == [2, 3]
@@ -185,12 +186,10 @@ def test_early_stopping_publishes_the_best_adapter(tmp_path: Path, inputs: Path)
 
 def test_a_loss_that_is_not_a_number_names_the_step(tmp_path: Path) -> None:
     make_run(tmp_path)
-    weights = tmp_path / "inputs" / "model" / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["lm_head.weight"][:] = float("nan")
-    save_file(tensors, weights, metadata={"format": "pt"})
-    (tmp_path / "inputs" / "model.json").unlink()
+    poison_a_token(tmp_path / "inputs")
     tiny = make_run(tmp_path, workers=2)
+    unpacked = tiny.plan.plan.model_copy(update={"packing": False})
+    tiny.plan = tiny.plan.model_copy(update={"plan": unpacked})
     with pytest.raises(CloisterError) as failure:
         run_ranks(tiny, 2).end()
     assert failure.value.reason is FailureReason.LOSS_DIVERGED
@@ -199,6 +198,19 @@ def test_a_loss_that_is_not_a_number_names_the_step(tmp_path: Path) -> None:
     log = tiny.stored("attempts/1/logs/rank-00.log").read_text()
     assert "Traceback" in log and "LossDiverged" in log
     assert not tiny.stored("checkpoints").exists()
+
+
+def poison_a_token(inputs: Path) -> None:
+    """Make the embedding of a token that the shortest example lacks not a number: start-up tests see nothing of it."""
+    shard = load_file(inputs / "tokens-24-0" / "train-00000.safetensors")
+    tokens, offsets = shard["tokens"].tolist(), shard["offsets"].tolist()
+    examples = [tokens[start:end] for start, end in pairwise(offsets)]
+    token = next(iter(set(tokens) - set(min(examples, key=len))))
+    weights = inputs / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"][token] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    (inputs / "model.json").unlink()
 
 
 def test_a_rank_that_hangs_leaves_the_stacks(tmp_path: Path, inputs: Path) -> None:

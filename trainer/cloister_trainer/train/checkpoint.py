@@ -75,9 +75,9 @@ class Checkpoint:
 
 
 def resume_settings(run: Run, plan: PlanFile) -> dict[str, Any]:
-    """The settings that fix what a step computes: a checkpoint continues only a run with the same."""
+    """The settings that fix the adapter's tensors and the order of examples: a run goes on only with the same."""
     training = run.spec.training.to_api()
-    keys = ("globalBatchSize", "learningRate", "seed", "optimizer", "weightDecay", "precision")
+    keys = ("globalBatchSize", "seed")
     return {
         "model": plan.model.fingerprint,
         "tokens": plan.data.digest,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,6 @@ class WorkerContext:
     attempt: int
     rank: int
     world_size: int
-    local_world_size: int
     node: str
     device: torch.device
     storage: Storage
@@ -34,6 +34,8 @@ class WorkerContext:
     """Weights by fingerprint, shared by the runs on this node."""
     evicted: Callable[[], bool] = lambda: False
     """Whether this process was asked to go (SIGTERM)."""
+    driver_egress: dict[str, Any] = field(default_factory=dict)
+    """The driver's own egress proof."""
 
     @property
     def is_first(self) -> bool:

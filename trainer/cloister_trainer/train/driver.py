@@ -18,6 +18,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.events import Done, Event, FailureSeen, Progress, Restarted
 from cloister_api.reasons import FailureReason
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
+from cloister_trainer.egress import prove_egress
 from cloister_trainer.interrupt import Interrupted
 from cloister_trainer.records import Checks, PlanFile
 from cloister_trainer.reporter import Reporter
@@ -122,9 +123,11 @@ class Driver:
         self._ranks = distribution.workers * max(1, distribution.gpus_per_worker)
         self._display = Display(reporter, plan.plan.total_steps)
         self._said_at = -math.inf
+        self._egress: dict[str, Any] = {}
 
     def train(self) -> None:
         """Returns when the adapter and checks.json are staged."""
+        self._egress = prove_egress(self._run)
         gpus = self._run.spec.distribution.gpus_per_worker > 0
         with ray_cluster(self._ranks, gpus), self._display:
             self._interruption.install()
@@ -155,7 +158,9 @@ class Driver:
     def _start(self, ordinal: int) -> Ended:
         """One start of the worker group, to its end."""
         models = Workspace(self._scratch.parents[1]).models
-        group = WorkerGroup(Start(self._run, self._plan, self._attempt, ordinal, self._ranks, self._scratch, models))
+        group = WorkerGroup(
+            Start(self._run, self._plan, self._attempt, ordinal, self._ranks, self._egress, self._scratch, models)
+        )
         try:
             seen = self._watch(group)
         finally:
@@ -178,7 +183,7 @@ class Driver:
                 self._take(message, seen)
             if quiet_s > deadline_s and not over:
                 seen.failures.append(
-                    CloisterError(FailureReason.NO_PROGRESS, f"A worker has not been heard for {quiet_s:.0f} s.")
+                    CloisterError(FailureReason.NO_PROGRESS, f"A worker has been silent for {quiet_s:.0f} s.")
                 )
                 break
             if self._interruption.asked.is_set() and not over:

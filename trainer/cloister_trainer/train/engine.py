@@ -109,11 +109,6 @@ class Engine:
         )
         return flat
 
-    def loss(self, micro_batch: MicroBatch) -> Tensor:
-        """Forward only: the summed cross-entropy, float32 []."""
-        loss: Tensor = self.deepspeed(micro_batch)
-        return loss
-
     def accumulate(self, micro_batch: MicroBatch, global_labels: int, last: bool) -> Tensor:
         """Forward and backward of one micro-batch; returns its summed loss, detached.
 
@@ -121,7 +116,7 @@ class Engine:
         the gradient is that of one big batch's mean loss per label token.
         """
         self.deepspeed.set_gradient_accumulation_boundary(last)
-        loss = self.loss(micro_batch)
+        loss: Tensor = self.deepspeed(micro_batch)
         self.deepspeed.backward(loss * (self.world_size / global_labels), scale_wrt_gas=False)
         return loss.detach()
 
@@ -138,10 +133,6 @@ class Engine:
             self.deepspeed.step()
             norm = self.deepspeed.get_global_grad_norm()
         return norm
-
-    def destroy(self) -> None:
-        """Give back hooks and buffers."""
-        self.deepspeed.destroy()
 
     def _assert_dtypes(self, base_type: torch.dtype) -> None:
         """Adapter and optimizer in float32, the frozen base's matrices in the precision's type, at every stage."""

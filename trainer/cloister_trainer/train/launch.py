@@ -26,8 +26,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
@@ -91,6 +92,10 @@ class EventSink:
         self._heard_at[rank] = time.monotonic()
         return int(self._request)
 
+    def leave(self, rank: int) -> None:
+        """A rank has ended and is not expected to be heard any more."""
+        self._heard_at.pop(rank, None)
+
     def drain(self) -> tuple[list[Message], float]:
         """Messages since the last call, and how long the quietest rank has not been heard, in seconds."""
         messages, self._messages = self._messages, []
@@ -121,6 +126,23 @@ class RendezvousConfig(BackendConfig):  # type: ignore[misc]
         return Rendezvous
 
 
+class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
+    """A group of one size in a cluster of one size: no autoscaler is asked, for which Ray would start an actor."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask for nothing."""
+
+
+class Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train's TorchTrainer without the parts that import torch into the driver and the controller."""
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        return super()._initialize_and_run_controller(**{**parts, "scaling_policy": FixedSize(self.scaling_config)})
+
+
 def _free_address() -> tuple[str, int]:
     address = ray.util.get_node_ip_address()
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
@@ -142,6 +164,8 @@ class Start:
     ordinal: int
     """From 1 within this process."""
     ranks: int
+    egress: dict[str, Any]
+    """The driver's own egress proof."""
     scratch: Path
     models: Path
 
@@ -158,13 +182,14 @@ class WorkerGroup:
         self._sink = ray.remote(num_cpus=0)(EventSink).remote()
         self._error: BaseException | None = None
         gpus = start.run.spec.distribution.gpus_per_worker > 0
-        self._trainer = DataParallelTrainer(
+        self._trainer = Trainer(
             train_on_ray,
             train_loop_config={
                 "actor": self._sink,
                 "run": start.run.model_dump_json(),
                 "plan": start.plan.model_dump_json(),
                 "attempt": start.attempt,
+                "egress": start.egress,
                 "scratch": str(start.scratch),
                 "models": str(start.models),
                 "collective_timeout_s": start.run.spec.progress_deadline_seconds + 60,
@@ -219,5 +244,5 @@ class WorkerGroup:
     def _fit(self) -> None:
         try:
             self._trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
+        except Exception as error:  # noqa: BLE001  (whatever Ray raises, the group has ended)
             self._error = error

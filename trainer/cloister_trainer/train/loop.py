@@ -55,6 +55,7 @@ class RaySink:
         """Hand over what is left."""
         self._closed.set()
         self._thread.join()
+        self._actor.leave.remote(self._rank)
 
     def _exchange_until_closed(self) -> None:
         while not self._closed.wait(EXCHANGE_INTERVAL_S):
@@ -117,25 +118,22 @@ def _join_and_run(
         timeout=timedelta(seconds=config["collective_timeout_s"]),
         device_id=device if gpus else None,
     )
-    try:
-        ended = run_worker(
-            WorkerContext(
-                run=run,
-                plan=PlanFile.model_validate_json(config["plan"]),
-                attempt=config["attempt"],
-                rank=rank,
-                world_size=world_size,
-                local_world_size=local_world_size,
-                node=ray.util.get_node_ip_address(),
-                device=device,
-                storage=open_storage(run.settings.storage),
-                sink=sink,
-                scratch=Path(config["scratch"]),
-                models=Path(config["models"]),
-                evicted=_evicted.is_set,
-            )
+    ended = run_worker(
+        WorkerContext(
+            run=run,
+            plan=PlanFile.model_validate_json(config["plan"]),
+            attempt=config["attempt"],
+            rank=rank,
+            world_size=world_size,
+            node=ray.util.get_node_ip_address(),
+            device=device,
+            storage=open_storage(run.settings.storage),
+            sink=sink,
+            scratch=Path(config["scratch"]),
+            models=Path(config["models"]),
+            evicted=_evicted.is_set,
+            driver_egress=config["egress"],
         )
-        if rank == 0:
-            sink.push(ended)
-    finally:
-        torch.distributed.destroy_process_group()
+    )
+    if rank == 0:
+        sink.push(ended)

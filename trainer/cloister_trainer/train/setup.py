@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ def build(context: WorkerContext, inputs: Inputs) -> Built:
     prepare_deepspeed(context.device)
     config = deepspeed_config(plan, training, run.spec.distribution.offload, gpus=context.device.type == "cuda")
     if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with its own workspace
         torch.use_deterministic_algorithms(True)
     sharding = shard_while_loading(config) if stage == 3 else None
 
@@ -93,13 +95,10 @@ def plan_again(context: WorkerContext, inputs: Inputs) -> WorkerContext:
 
 
 def prove_egress_of_all(context: WorkerContext) -> dict[str, Any]:
-    """The egress proofs of all ranks as one, on every rank."""
-    proof = prove_egress(context.run)
-    if context.world_size == 1:
-        return proof
+    """The egress proofs of the driver and of all ranks as one, on every rank."""
     proofs: list[dict[str, Any]] = [{} for _ in range(context.world_size)]
-    dist.all_gather_object(proofs, proof)
-    return merge_proofs(proofs)
+    dist.all_gather_object(proofs, prove_egress(context.run))
+    return merge_proofs([context.driver_egress, *proofs])
 
 
 def share(value: T) -> T:

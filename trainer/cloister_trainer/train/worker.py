@@ -150,7 +150,7 @@ def make_steps(
         recorder.begin()
         batch = feed.get(state.step + 1)
         rate = schedule.learning_rate(batch.step, plan.total_steps, training)
-        loss_sum = accumulate(context, built, batch)
+        loss_sum = accumulate(context, built, batch, watchdog)
         # What the clock or a signal asks for is agreed on by all ranks, and known one step later.
         control.post(batch.step, loss_sum, built.engine.step(rate), saver.wishes())
         recorder.made(batch, rate)
@@ -173,13 +173,14 @@ def make_steps(
     return None
 
 
-def accumulate(context: WorkerContext, built: Built, batch: StepBatch) -> torch.Tensor:
+def accumulate(context: WorkerContext, built: Built, batch: StepBatch, watchdog: Watchdog) -> torch.Tensor:
     """Gradients of one global batch; returns this rank's summed loss, float32 [] on the device."""
     loss_sum = torch.zeros((), device=context.device)
     for turn, micro_batch in enumerate(batch.micro_batches):
         built.module.set_position(batch.step, context.rank, turn)
         last = turn == len(batch.micro_batches) - 1
         loss_sum += built.engine.accumulate(micro_batch, batch.labels, last)
+        watchdog.beat()
     return loss_sum
 
 
