@@ -52,6 +52,7 @@ def write(tiny: TinyRun, steps: list[int], keep: int = 10, best: int | None = No
         )
         best_tensors = {"a": torch.full((3, 2), -1.0)} if best not in {None, step} else None
         part = (tiny.run.layout.metrics_part(step), b"{}\n")
+        writer.make_ready()
         writer.write(index, tensors_of(step), best_tensors, part, lambda _uri: None)
     writer.wait()
     writer.close()
@@ -139,6 +140,7 @@ def test_a_store_that_is_away_costs_a_checkpoint_and_a_full_one_ends_the_run(tin
     def save(step: int) -> None:
         index = CheckpointIndex(step=step, settings={}, files=[], state=TrainState(step=step))
         part = (tiny.run.layout.metrics_part(step), b"{}\n")
+        writer.make_ready()
         writer.write(index, tensors_of(step), None, part, lambda _uri: complete.set())
 
     storage.failure = Unreachable("The store does not answer.")

@@ -182,6 +182,18 @@ class CheckpointWriter:
         """Whether a checkpoint is still being uploaded."""
         return self._under_way is not None and not self._under_way.done()
 
+    def make_ready(self) -> None:
+        """Wait for the checkpoint under way. When it failed and trying again can help, the next one takes its place.
+
+        Raises what it failed with otherwise.
+        """
+        try:
+            self.wait()
+        except CloisterError as error:
+            if not error.reason.facts.retryable:
+                raise
+            log.warning("A checkpoint could not be stored: %s", error)
+
     def write(
         self,
         index: CheckpointIndex,
@@ -192,15 +204,8 @@ class CheckpointWriter:
     ) -> None:
         """Start writing. The tensors are copies in host memory that nobody changes; `metrics` is a URI and content.
 
-        `index.files` is filled in here. Waits for the checkpoint before it. When that one failed and trying again can
-        help, this one takes its place; any other failure of it is raised.
+        `index.files` is filled in here. `make_ready` has been called.
         """
-        try:
-            self.wait()
-        except CloisterError as error:
-            if not error.reason.facts.retryable:
-                raise
-            log.warning("The checkpoint before this one could not be stored: %s", error)
         self._under_way = self._pool.submit(self._write, index, state, best, metrics, when_complete)
 
     def wait(self) -> None:

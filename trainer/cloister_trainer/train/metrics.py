@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import threading
 from dataclasses import asdict, dataclass
 
 import torch
@@ -38,24 +39,28 @@ class MetricsRow:
 
 
 class MetricsBuffer:
-    """Rows since the newest checkpoint that is complete in the store."""
+    """Rows since the newest checkpoint that is complete in the store, told by the thread that writes it."""
 
     def __init__(self, layout: RunLayout, last_stored_step: int) -> None:
         self._layout, self._stored_step = layout, last_stored_step
         self._rows: list[MetricsRow] = []
+        self._lock = threading.Lock()
 
     def add(self, row: MetricsRow) -> None:
         """Keep a row until a checkpoint has stored it."""
-        self._rows.append(row)
+        with self._lock:
+            self._rows.append(row)
 
     def part(self) -> tuple[str, bytes]:
-        """URI and content of the part that goes with a checkpoint now."""
-        return self._layout.metrics_part(self._stored_step + 1), b"".join(_line(row) for row in self._rows)
+        """URI and content of the part that goes with a checkpoint now, none being under way."""
+        with self._lock:
+            return self._layout.metrics_part(self._stored_step + 1), b"".join(map(_line, self._rows))
 
     def stored(self, step: int) -> None:
         """The checkpoint of `step` is complete, and the rows up to it with it."""
-        self._stored_step = step
-        self._rows = [row for row in self._rows if row.step > step]
+        with self._lock:
+            self._stored_step = step
+            self._rows = [row for row in self._rows if row.step > step]
 
 
 def drop_parts_beyond(storage: Storage, layout: RunLayout, step: int) -> None:

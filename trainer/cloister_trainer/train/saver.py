@@ -58,6 +58,7 @@ class Saver:
         self._saved_step = self._state.step
         if not self._context.is_first:
             return
+        self._writer.make_ready()
         step, state = self._state.step, self._state.model_copy(deep=True)
 
         def complete(uri: str) -> None:
