@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister_trainer.storage import Storage, open_storage
 from support.seaweedfs import SeaweedFS
 
 
@@ -26,6 +27,24 @@ def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
     seaweedfs.create_bucket(name)
     yield name
     seaweedfs.delete_bucket(name)
+
+
+@pytest.fixture(scope="session")
+def s3_storage(seaweedfs: SeaweedFS) -> Storage:
+    """The session's store through Cloister's own interface, as the admin."""
+    return open_storage(environ=seaweedfs.environment())
+
+
+@pytest.fixture(scope="session")
+def session_bucket(seaweedfs: SeaweedFS) -> str:
+    """URI of a bucket that all tests share; making one takes longer than most tests."""
+    return seaweedfs.create_bucket("session")
+
+
+@pytest.fixture
+def s3_uri(session_bucket: str) -> str:
+    """A prefix that nobody else uses."""
+    return f"{session_bucket}/{secrets.token_hex(6)}"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from cloister_trainer.records import FileDigest, LicenseFinding, ListedFile, ModelRecord
-from cloister_trainer.storage import Storage, fetch_model, open_storage, weights
+from cloister_trainer.storage import Storage, fetch, fetch_model, open_storage, weights
 
 SMALL_PART_BYTES = 1024 * 1024
 SMALL_FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b'{"version": "1.0"}'}
@@ -48,7 +48,7 @@ def record(storage: Storage, uri: str) -> ModelRecord:
 
 
 def start_fetching(model: ModelRecord, cache: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A process that fetches the model in parts of SMALL_PART_BYTES and prints the base digest."""
+    """A process that fetches the model in parts of SMALL_PART_BYTES, four at a time, and prints the base digest."""
     return subprocess.Popen(
         [sys.executable, "-m", "support.models", model.model_dump_json(by_alias=True), str(cache)],
         env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -58,5 +58,5 @@ def start_fetching(model: ModelRecord, cache: Path, environment: dict[str, str])
 
 
 if __name__ == "__main__":
-    weights.PART_BYTES = SMALL_PART_BYTES
+    weights.PART_BYTES, fetch.PARALLEL_PARTS = SMALL_PART_BYTES, 4
     print(fetch_model(open_storage(), ModelRecord.model_validate_json(sys.argv[1]), Path(sys.argv[2])).base_digest)

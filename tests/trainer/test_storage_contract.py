@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cloister_trainer.storage import AlreadyExists, Changed, MissingObject, Storage, open_storage
-from support.seaweedfs import SeaweedFS
 
 LARGE = bytes(range(256)) * 4096 * 40  # 40 MiB: several parts
 
@@ -25,14 +23,11 @@ class Place:
 
 
 @pytest.fixture(params=["s3", "file"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """The same tests run against S3 and against files."""
     if request.param == "file":
-        yield Place(open_storage(environ={}), f"file://{tmp_path}/store")
-        return
-    store: SeaweedFS = request.getfixturevalue("seaweedfs")
-    bucket = request.getfixturevalue("bucket")
-    yield Place(open_storage(environ=store.environment()), f"s3://{bucket}/store")
+        return Place(open_storage(environ={}), f"file://{tmp_path}/store")
+    return Place(request.getfixturevalue("s3_storage"), f"{request.getfixturevalue('s3_uri')}/store")
 
 
 def test_what_was_written_is_read(place: Place) -> None:

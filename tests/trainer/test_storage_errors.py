@@ -64,10 +64,10 @@ def _quick(environment: dict[str, str]) -> Storage:
 
 
 @pytest.fixture
-def uri(seaweedfs: SeaweedFS, bucket: str) -> str:
+def uri(s3_storage: Storage, s3_uri: str) -> str:
     """An object that is there."""
-    open_storage(environ=seaweedfs.environment()).write(f"s3://{bucket}/there", b"x")
-    return f"s3://{bucket}/there"
+    s3_storage.write(f"{s3_uri}/there", b"x")
+    return f"{s3_uri}/there"
 
 
 @each_operation
@@ -105,9 +105,9 @@ def test_no_credentials_at_all(seaweedfs: SeaweedFS, uri: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each != "replace"])
-def test_a_missing_bucket_is_named(seaweedfs: SeaweedFS, operation: str, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_named(s3_storage: Storage, operation: str, tmp_path: Path) -> None:
     """SeaweedFS answers If-Match in a missing bucket as any other failed condition."""
-    error = _fail(operation, open_storage(environ=seaweedfs.environment()), "s3://no-such-bucket/x", tmp_path)
+    error = _fail(operation, s3_storage, "s3://no-such-bucket/x", tmp_path)
     assert type(error) is MissingBucket
     assert "The bucket s3://no-such-bucket does not exist" in error.message
     assert "s3://no-such-bucket/x" in error.message
@@ -147,14 +147,14 @@ def test_a_stores_answer_is_told_in_a_sentence(
     assert "s3://models/x" in error.message
 
 
-def test_a_store_that_ignores_conditions_is_unsupported(seaweedfs: SeaweedFS, bucket: str) -> None:
+def test_a_store_that_ignores_conditions_is_unsupported(seaweedfs: SeaweedFS, s3_uri: str) -> None:
     with S3Proxy(seaweedfs, Faults(ignore_conditions=True)) as proxy:
         storage = open_storage(environ=proxy.environment())
         with pytest.raises(Unsupported, match="ignores If-None-Match") as refused:
-            storage.check_conditional_put(f"s3://{bucket}/adapters")
+            storage.check_conditional_put(f"{s3_uri}/adapters")
         assert refused.value.reason is FailureReason.STORAGE_UNSUPPORTED
-        assert f"s3://{bucket}/adapters" in refused.value.message
-        assert storage.delete_prefix(f"s3://{bucket}/adapters") == 0
+        assert f"{s3_uri}/adapters" in refused.value.message
+        assert storage.delete_prefix(f"{s3_uri}/adapters") == 0
 
 
 def test_a_certificate_that_nobody_trusts_asks_for_the_ca(
@@ -204,11 +204,10 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, small_disk: Path
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_download_to_a_full_disk(seaweedfs: SeaweedFS, bucket: str, tmp_path: Path, small_disk: Path) -> None:
-    storage = open_storage(environ=seaweedfs.environment())
-    storage.write(f"s3://{bucket}/large", b"x" * 4_000_000)
+def test_a_download_to_a_full_disk(s3_storage: Storage, s3_uri: str, small_disk: Path) -> None:
+    s3_storage.write(f"{s3_uri}/large", b"x" * 4_000_000)
     with pytest.raises(Full, match=f"{small_disk}/copy") as full:
-        storage.download(f"s3://{bucket}/large", small_disk / "copy")
+        s3_storage.download(f"{s3_uri}/large", small_disk / "copy")
     assert full.value.reason is FailureReason.LOCAL_DISK_FULL
     assert list(small_disk.iterdir()) == []
 

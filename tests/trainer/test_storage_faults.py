@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister_trainer.storage import AlreadyExists, Changed, Unreachable, open_storage, s3_stream
+from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, open_storage, s3_stream
 from support.s3_proxy import Faults, S3Proxy
 from support.seaweedfs import SeaweedFS
 
@@ -15,9 +15,9 @@ DATA = os.urandom(3_000_000)
 
 
 @pytest.fixture
-def uri(seaweedfs: SeaweedFS, bucket: str) -> str:
-    open_storage(environ=seaweedfs.environment()).write(f"s3://{bucket}/data", DATA)
-    return f"s3://{bucket}/data"
+def uri(s3_storage: Storage, s3_uri: str) -> str:
+    s3_storage.write(f"{s3_uri}/data", DATA)
+    return f"{s3_uri}/data"
 
 
 def test_a_broken_read_goes_on_where_it_broke(seaweedfs: SeaweedFS, uri: str) -> None:
@@ -62,24 +62,24 @@ def test_a_stream_never_mixes_two_versions(seaweedfs: SeaweedFS, uri: str) -> No
                 stream.read()
 
 
-def test_a_create_whose_answer_was_lost_is_still_ours(seaweedfs: SeaweedFS, bucket: str) -> None:
+def test_a_create_whose_answer_was_lost_is_still_ours(seaweedfs: SeaweedFS, s3_uri: str) -> None:
     with S3Proxy(seaweedfs, Faults(lose_answers=1)) as proxy:
         storage = open_storage(environ=proxy.environment())
-        etag = storage.create(f"s3://{bucket}/pointer", b"mine")
+        etag = storage.create(f"{s3_uri}/pointer", b"mine")
         assert proxy.faults.lose_answers == 0
-        assert storage.head(f"s3://{bucket}/pointer").etag == etag
+        assert storage.head(f"{s3_uri}/pointer").etag == etag
 
 
-def test_a_replace_whose_answer_was_lost_is_still_ours(seaweedfs: SeaweedFS, bucket: str) -> None:
+def test_a_replace_whose_answer_was_lost_is_still_ours(seaweedfs: SeaweedFS, s3_uri: str) -> None:
     with S3Proxy(seaweedfs) as proxy:
         storage = open_storage(environ=proxy.environment())
-        first = storage.create(f"s3://{bucket}/pointer", b"1")
+        first = storage.create(f"{s3_uri}/pointer", b"1")
         proxy.faults.lose_answers = 1
-        second = storage.replace(f"s3://{bucket}/pointer", b"2", first)
-        assert storage.head(f"s3://{bucket}/pointer").etag == second
+        second = storage.replace(f"{s3_uri}/pointer", b"2", first)
+        assert storage.head(f"{s3_uri}/pointer").etag == second
 
 
-def test_a_lost_answer_does_not_hide_somebody_elses_write(seaweedfs: SeaweedFS, bucket: str) -> None:
-    open_storage(environ=seaweedfs.environment()).create(f"s3://{bucket}/pointer", b"theirs")
+def test_a_lost_answer_hides_nobody_elses_write(seaweedfs: SeaweedFS, s3_storage: Storage, s3_uri: str) -> None:
+    s3_storage.create(f"{s3_uri}/pointer", b"theirs")
     with S3Proxy(seaweedfs, Faults(lose_answers=1)) as proxy, pytest.raises(AlreadyExists):
-        open_storage(environ=proxy.environment()).create(f"s3://{bucket}/pointer", b"mine")
+        open_storage(environ=proxy.environment()).create(f"{s3_uri}/pointer", b"mine")

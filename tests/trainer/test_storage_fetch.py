@@ -35,15 +35,10 @@ HOLD_AFTER = 12 * MIB
 
 
 @pytest.fixture
-def storage(seaweedfs: SeaweedFS) -> Storage:
-    return open_storage(environ=seaweedfs.environment())
-
-
-@pytest.fixture
-def model(storage: Storage, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRecord:
+def model(s3_storage: Storage, s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRecord:
     """A model of several parts of 1 MiB in S3."""
     monkeypatch.setattr(weights, "PART_BYTES", SMALL_PART_BYTES)
-    return store_model(storage, f"s3://{bucket}/llama", SIZES, tmp_path)
+    return store_model(s3_storage, f"{s3_uri}/llama", SIZES, tmp_path)
 
 
 def assert_is_the_model(fetched: FetchedModel, storage: Storage, model: ModelRecord) -> None:
@@ -61,11 +56,11 @@ def assert_is_the_model(fetched: FetchedModel, storage: Storage, model: ModelRec
     assert visible == {*expected, *SMALL_FILES}
 
 
-def test_a_model_is_fetched_whole_with_its_digests(storage: Storage, model: ModelRecord, tmp_path: Path) -> None:
+def test_a_model_is_fetched_whole_with_its_digests(s3_storage: Storage, model: ModelRecord, tmp_path: Path) -> None:
     heard: list[int] = []
-    fetched = fetch_model(storage, model, tmp_path / "cache", heard.append)
+    fetched = fetch_model(s3_storage, model, tmp_path / "cache", heard.append)
     assert fetched.folder == tmp_path / "cache" / model.fingerprint
-    assert_is_the_model(fetched, storage, model)
+    assert_is_the_model(fetched, s3_storage, model)
     assert sum(heard) == sum(SIZES)
 
 
@@ -74,8 +69,8 @@ def test_the_base_digest_is_over_the_names_and_digests_in_order() -> None:
     assert base_digest(files) == hashlib.sha256(b"a 11\nb 22\n").hexdigest()
 
 
-def test_a_complete_folder_is_used_without_a_request(model: ModelRecord, storage: Storage, tmp_path: Path) -> None:
-    first = fetch_model(storage, model, tmp_path / "cache")
+def test_a_complete_folder_is_used_without_a_request(model: ModelRecord, s3_storage: Storage, tmp_path: Path) -> None:
+    first = fetch_model(s3_storage, model, tmp_path / "cache")
     no_store = open_storage(environ={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
     heard: list[int] = []
     assert fetch_model(no_store, model, tmp_path / "cache", heard.append) == first
@@ -85,17 +80,17 @@ def test_a_complete_folder_is_used_without_a_request(model: ModelRecord, storage
 @pytest.mark.parametrize("name", ["model-00001.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"?" + data[1:]], ids=["shorter", "other"])
 def test_a_damaged_complete_folder_is_fetched_again(
-    storage: Storage, model: ModelRecord, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+    s3_storage: Storage, model: ModelRecord, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    fetched = fetch_model(storage, model, tmp_path / "cache")
+    fetched = fetch_model(s3_storage, model, tmp_path / "cache")
     (fetched.folder / name).write_bytes(damage((fetched.folder / name).read_bytes()))
-    assert_is_the_model(fetch_model(storage, model, tmp_path / "cache"), storage, model)
+    assert_is_the_model(fetch_model(s3_storage, model, tmp_path / "cache"), s3_storage, model)
 
 
 def test_after_another_boot_every_file_is_hashed_again(
-    storage: Storage, model: ModelRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_storage: Storage, model: ModelRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = fetch_model(storage, model, tmp_path / "cache")
+    first = fetch_model(s3_storage, model, tmp_path / "cache")
     weight = first.folder / "model-00001.safetensors"
     no_store = open_storage(environ={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
 
@@ -110,7 +105,7 @@ def test_after_another_boot_every_file_is_hashed_again(
         "seen in this boot, it is trusted by size and time"
     )
     boot("third")
-    assert_is_the_model(fetch_model(storage, model, tmp_path / "cache"), storage, model)
+    assert_is_the_model(fetch_model(s3_storage, model, tmp_path / "cache"), s3_storage, model)
 
 
 def _flip_a_bit(path: Path) -> None:
@@ -125,7 +120,7 @@ def _flip_a_bit(path: Path) -> None:
 
 
 def test_killed_midway_it_goes_on_with_what_it_had(
-    seaweedfs: SeaweedFS, storage: Storage, model: ModelRecord, tmp_path: Path
+    seaweedfs: SeaweedFS, s3_storage: Storage, model: ModelRecord, tmp_path: Path
 ) -> None:
     with S3Proxy(seaweedfs, Faults(hold_after=HOLD_AFTER)) as proxy:
         proven = _kill_midway(proxy, model, tmp_path / "cache")
@@ -135,17 +130,17 @@ def test_killed_midway_it_goes_on_with_what_it_had(
         fetched = fetch_model(open_storage(environ=proxy.environment()), model, tmp_path / "cache")
         small = sum(map(len, SMALL_FILES.values()))
         assert proxy.bytes_sent - before == sum(SIZES) - proven + small
-    assert_is_the_model(fetched, storage, model)
+    assert_is_the_model(fetched, s3_storage, model)
 
 
 def test_what_was_damaged_after_a_kill_is_fetched_again(
-    seaweedfs: SeaweedFS, storage: Storage, model: ModelRecord, tmp_path: Path
+    seaweedfs: SeaweedFS, s3_storage: Storage, model: ModelRecord, tmp_path: Path
 ) -> None:
     with S3Proxy(seaweedfs, Faults(hold_after=HOLD_AFTER)) as proxy:
         _kill_midway(proxy, model, tmp_path / "cache")
     kept = tmp_path / "cache" / f".{model.fingerprint}.partial" / "model-00001.safetensors"
     _flip_a_bit(kept)
-    assert_is_the_model(fetch_model(storage, model, tmp_path / "cache"), storage, model)
+    assert_is_the_model(fetch_model(s3_storage, model, tmp_path / "cache"), s3_storage, model)
 
 
 def _kill_midway(proxy: S3Proxy, model: ModelRecord, cache: Path) -> int:
@@ -172,25 +167,25 @@ def _wait_until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
 
 
 def test_four_processes_together_fetch_once(
-    seaweedfs: SeaweedFS, storage: Storage, model: ModelRecord, tmp_path: Path
+    seaweedfs: SeaweedFS, s3_storage: Storage, model: ModelRecord, tmp_path: Path
 ) -> None:
     with S3Proxy(seaweedfs) as proxy:
         fetching = [start_fetching(model, tmp_path / "cache", proxy.environment()) for _ in range(4)]
         said = {each.communicate()[0].strip() for each in fetching}
         assert proxy.bytes_sent == sum(SIZES) + sum(map(len, SMALL_FILES.values()))
-    fetched = fetch_model(storage, model, tmp_path / "cache")
+    fetched = fetch_model(s3_storage, model, tmp_path / "cache")
     assert said == {fetched.base_digest}
-    assert_is_the_model(fetched, storage, model)
+    assert_is_the_model(fetched, s3_storage, model)
 
 
 def test_broken_connections_cost_no_part(
-    seaweedfs: SeaweedFS, storage: Storage, model: ModelRecord, tmp_path: Path
+    seaweedfs: SeaweedFS, s3_storage: Storage, model: ModelRecord, tmp_path: Path
 ) -> None:
     with S3Proxy(seaweedfs, Faults(cut_after=300_000, cuts=8)) as proxy:
         fetched = fetch_model(open_storage(environ=proxy.environment()), model, tmp_path / "cache")
         assert proxy.faults.cuts == 0
         assert proxy.bytes_sent == sum(SIZES) + sum(map(len, SMALL_FILES.values()))
-    assert_is_the_model(fetched, storage, model)
+    assert_is_the_model(fetched, s3_storage, model)
 
 
 def test_a_small_file_changed_on_its_way_is_noticed(seaweedfs: SeaweedFS, model: ModelRecord, tmp_path: Path) -> None:
@@ -204,37 +199,37 @@ def test_a_small_file_changed_on_its_way_is_noticed(seaweedfs: SeaweedFS, model:
     assert not (tmp_path / "cache" / model.fingerprint).exists()
 
 
-def test_weights_replaced_since_prepare_are_noticed(storage: Storage, model: ModelRecord, tmp_path: Path) -> None:
-    storage.write(f"{model.uri}/model-00002.safetensors", b"x" * SIZES[1])
+def test_weights_replaced_since_prepare_are_noticed(s3_storage: Storage, model: ModelRecord, tmp_path: Path) -> None:
+    s3_storage.write(f"{model.uri}/model-00002.safetensors", b"x" * SIZES[1])
     with pytest.raises(Changed, match=r"model-00002\.safetensors was changed") as changed:
-        fetch_model(storage, model, tmp_path / "cache")
+        fetch_model(s3_storage, model, tmp_path / "cache")
     assert changed.value.reason is FailureReason.MODEL_NOT_FOUND
     assert not (tmp_path / "cache" / model.fingerprint).exists()
 
 
-def test_weights_gone_since_prepare_are_named(storage: Storage, model: ModelRecord, tmp_path: Path) -> None:
-    storage.delete(f"{model.uri}/model-00002.safetensors")
+def test_weights_gone_since_prepare_are_named(s3_storage: Storage, model: ModelRecord, tmp_path: Path) -> None:
+    s3_storage.delete(f"{model.uri}/model-00002.safetensors")
     with pytest.raises(MissingObject, match=r"model-00002\.safetensors") as missing:
-        fetch_model(storage, model, tmp_path / "cache")
+        fetch_model(s3_storage, model, tmp_path / "cache")
     assert missing.value.reason is FailureReason.MODEL_NOT_FOUND
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/outside", "a/../../outside"])
 def test_an_index_cannot_write_outside_the_folder(
-    storage: Storage, model: ModelRecord, tmp_path: Path, name: str
+    s3_storage: Storage, model: ModelRecord, tmp_path: Path, name: str
 ) -> None:
     lying = model.weight_files[0].model_copy(update={"name": name})
     with pytest.raises(InvalidUri, match="outside"):
-        fetch_model(storage, model.model_copy(update={"weight_files": [lying]}), tmp_path / "cache")
+        fetch_model(s3_storage, model.model_copy(update={"weight_files": [lying]}), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_too_small_a_disk_is_known_before_the_first_byte(
-    storage: Storage, model: ModelRecord, small_disk: Path
+    s3_storage: Storage, model: ModelRecord, small_disk: Path
 ) -> None:
     heard: list[int] = []
     with pytest.raises(Full, match=r"need 0\.0 GiB more in .* raise model.cache.size") as full:
-        fetch_model(storage, model, small_disk / "cache", heard.append)
+        fetch_model(s3_storage, model, small_disk / "cache", heard.append)
     assert full.value.reason is FailureReason.LOCAL_DISK_FULL
     assert heard == []
 

@@ -27,7 +27,7 @@ from cloister_trainer.storage.local import translate_os_error
 from cloister_trainer.storage.storage import Storage
 from cloister_trainer.storage.weights import InPlaceFile, Journal, PartialFile, Progress, Source, WeightFile
 
-PARALLEL_PARTS = 8
+PARALLEL_PARTS = 16
 """Ranges fetched at a time."""
 PARALLEL_FILES = 4
 """Files fetched at a time: a file's hash is sequential, so that several files hash on several cores."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ import botocore.session
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.loaders import Loader, create_loader
 
 from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
@@ -78,6 +80,7 @@ def _config(defaults: StorageDefaults, environ: Mapping[str, str]) -> Config:
 
 def _credentials_session(environ: Mapping[str, str]) -> botocore.session.Session:
     session = botocore.session.Session(profile=environ.get("AWS_PROFILE"))
+    session.register_component("data_loader", _service_models())
     if file := environ.get("AWS_SHARED_CREDENTIALS_FILE"):
         session.set_config_variable("credentials_file", file)
     if file := environ.get("AWS_CONFIG_FILE"):
@@ -90,6 +93,12 @@ def _credentials_session(environ: Mapping[str, str]) -> botocore.session.Session
     if key and secret:
         session.set_credentials(key, secret, environ.get("AWS_SESSION_TOKEN"))
     return session
+
+
+@cache
+def _service_models() -> Loader:
+    """botocore's descriptions of services. Reading them takes most of the time of making a client."""
+    return create_loader()
 
 
 def _check_endpoint(endpoint: str | None) -> None:
