@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.fetch", "benchmarks.prepare", "benchmarks.training")
+BENCHMARKS = ("benchmarks.fetch", "benchmarks.prepare", "benchmarks.training", "benchmarks.memory_plan")
 
 
 def main() -> int:

@@ -6,7 +6,9 @@ its own gradient, `A` does). With e = 2 bytes (bf16) or 4 (fp32), a decoder laye
 - 4 x width for each norm: transformers' RMSNorm keeps its input in float32;
 - e x width of every projection whose output a non-linear operation reads (queries, keys, values, gate, up; not those
   that only add to the residual), and e x width of what attention and silu put out;
-- e x width of the input of every adapted projection, and e x rank of what A makes of it;
+- e x width of the input of adapted projections, once where several share it (queries, keys and values; gate and up)
+  and not again for what is kept anyway (what attention puts out), and e x rank of what A makes of it. With dropout
+  each projection has an input of its own, and the mask;
 - routed experts: for each of the experts that a token visits its copied input, gate, up, silu, product and output.
 
 Compare Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.1, which
@@ -27,7 +29,9 @@ from cloister_trainer.model.tensors import LiveTensors, TensorInfo, layer_of, li
 
 RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "dense")
 """Projections whose output only adds to the residual stream: it is not kept."""
+ATTENTION = "self_attn"
 NORM_BYTES = 4
+MASK_BYTES = 1
 MOST_EXPERTS_PER_TOKEN = 256
 
 
@@ -86,7 +90,12 @@ class ModelCost:
 
 
 def model_cost(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], targets: Targets, precision: Precision
+    config: Mapping[str, Any],
+    tensors: Mapping[str, TensorInfo],
+    targets: Targets,
+    precision: Precision,
+    *,
+    dropout: bool = False,
 ) -> ModelCost:
     """Read the numbers off config.json, safetensors headers and the resolved targets."""
     live = live_tensors(FAMILIES[config["model_type"]], config["num_hidden_layers"], tensors)
@@ -101,7 +110,12 @@ def model_cost(
             other += prod(shape)
     visited = _experts_per_token(config)
     layers = [
-        _layer_cost(f"model.layers.{number}.", shapes, targets, visited, element_bytes)
+        LayerCost(
+            parameters=sum(prod(shape) for shape in shapes.values()),
+            saved_bytes_per_token=_saved_by_base(shapes, visited, element_bytes)
+            + _saved_by_adapter(f"model.layers.{number}.", shapes, targets, element_bytes, dropout=dropout),
+            adapted_expert_parameters=_adapted_experts(f"model.layers.{number}.", shapes, targets),
+        )
         for number, shapes in enumerate(grouped)
     ]
     attention = [_attention_widths(shapes) for shapes in grouped]
@@ -121,9 +135,7 @@ def model_cost(
     )
 
 
-def _layer_cost(
-    prefix: str, shapes: Mapping[str, tuple[int, ...]], targets: Targets, visited: int, element_bytes: int
-) -> LayerCost:
+def _saved_by_base(shapes: Mapping[str, tuple[int, ...]], visited: int, element_bytes: int) -> int:
     saved = _norm_bytes(shapes) + element_bytes * _attention_widths(shapes)[0]
     for name, shape in shapes.items():
         module = name.removesuffix(".weight")
@@ -132,10 +144,31 @@ def _layer_cost(
         elif len(shape) == 2 and module != name and not module.endswith(RESIDUAL_WRITERS):
             is_gate = "mlp" in module and module.endswith(("gate_proj", "gate_up_proj"))
             saved += element_bytes * shape[0] * (2 if is_gate else 1)
-        if prefix + module in targets.ranks and len(shape) == 2:
-            saved += element_bytes * (shape[1] + targets.ranks[prefix + module])
-    adapted = sum(prod(shape) for name, shape in shapes.items() if prefix + name in targets.parameters)
-    return LayerCost(sum(prod(shape) for shape in shapes.values()), saved, adapted)
+    return saved
+
+
+def _saved_by_adapter(
+    prefix: str, shapes: Mapping[str, tuple[int, ...]], targets: Targets, element_bytes: int, *, dropout: bool
+) -> int:
+    inputs: dict[tuple[str, int], int] = {}
+    ranks = 0
+    for name, shape in shapes.items():
+        module = name.removesuffix(".weight")
+        if len(shape) != 2 or prefix + module not in targets.ranks:
+            continue
+        ranks += targets.ranks[prefix + module]
+        parent, _, leaf = module.rpartition(".")
+        if dropout:
+            inputs[module, shape[1]] = shape[1] * (element_bytes + MASK_BYTES)
+        elif leaf not in RESIDUAL_WRITERS:
+            inputs[parent, shape[1]] = shape[1] * element_bytes
+        elif parent != ATTENTION:
+            inputs[module, shape[1]] = shape[1] * element_bytes
+    return sum(inputs.values()) + ranks * element_bytes
+
+
+def _adapted_experts(prefix: str, shapes: Mapping[str, tuple[int, ...]], targets: Targets) -> int:
+    return sum(prod(shape) for name, shape in shapes.items() if prefix + name in targets.parameters)
 
 
 def _norm_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:

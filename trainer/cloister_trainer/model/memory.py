@@ -1,8 +1,8 @@
 """The memory plan: bytes of every part of a run by name, and the fastest choice that fits. Pure arithmetic.
 
-The numbers are estimates from above. On an H100, for eight layers or so of Llama, Qwen3, Phi-3, OLMo 2, Mixtral and
-Qwen3-MoE at 2048 and 8192 tokens, they were 1.02 to 1.3 times the measured peak. train plans again from the memory that
-is really free, and reports the estimate beside what it measures.
+The numbers are estimates from above: 1.0 to 1.4 times the measured peak on an H100, for a few layers of Llama, Qwen3,
+Phi-3, OLMo 2, Gemma 2, Mixtral, Qwen3-MoE and DeepSeek-V2 at 2048 and 8192 tokens (benchmarks/memory_plan.py). train
+plans again from the memory that is really free, and reports the estimate beside what it measures.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ LOSS_CHUNK_LOGITS = {True: 64 * MIB, False: 8 * MIB}
 """Logits that exist at one time on GPUs and on CPUs; see train/loss.py."""
 LOSS_LOGIT_BYTES = 10
 """Of one logit: in bf16, its float32 softmax, and its gradient in bf16, with one temporary."""
-SCORE_SAVED_BYTES = 6
-"""Of one attention score that eager attention keeps: softmax in float32, and in bf16 for the product with values."""
+SCORE_SAVED_BYTES = 8
+"""Of one attention score that eager attention keeps: softmax in float32, and in bf16 before and after it."""
 SCORE_WORK_BYTES = 8
 """Of one score while its layer is in hand."""
 FRAGMENTATION = 0.06
@@ -313,7 +313,7 @@ def _activations(inputs: PlanInputs, choice: Choice) -> Iterator[MemoryPart]:
     if any(experts):
         # PEFT folds an adapter of fused experts into a weight of full size, kept until its layer's backward pass.
         kept = max(experts) if choice.gradient_checkpointing else sum(experts)
-        transient = 2 * max(experts)
+        transient = max(experts)
         yield MemoryPart(
             name="expert weights with adapter",
             bytes=(kept + transient) * cost.element_bytes,

@@ -82,7 +82,9 @@ def plan_inputs(
     family = FAMILIES[inspected.record.model_type]
     mean_length = index.epoch_tokens / max(1, index.epoch_examples)
     inputs = PlanInputs(
-        cost=model_cost(inspected.config, inspected.tensors, targets, spec.training.precision),
+        cost=model_cost(
+            inspected.config, inspected.tensors, targets, spec.training.precision, dropout=spec.lora.dropout > 0
+        ),
         longest=index.longest,
         tokens_per_step=math.ceil(mean_length * min(spec.training.global_batch_size, index.epoch_examples)),
         workers=where.workers,
