@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
 ORDER = "Hi, please send six crates of oak panels to hall 3 by Thu. Ada"
 ANSWER = {"item": "oak panels", "quantity": 6, "unit": "crate", "to": "hall 3", "day": "Thursday"}
 
 pytestmark = pytest.mark.timeout(1200)
 
 
+class Quickstart:
+    """scripts/quickstart.py running in a folder, with its output in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "output.log"
+        command = [sys.executable, "scripts/quickstart.py", "--folder", str(folder / "quickstart")]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait_for(self, text: str) -> None:
+        while text not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+
+
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +72,27 @@ def test_the_adapter_answers_an_order_in_stock_peft(output: str, folder: Path) -
     tried = python("scripts/try_adapter.py", "--adapter", str(folder / "adapter"), ORDER)
     assert tried.returncode == 0, tried.stderr
     assert json.loads(tried.stdout) == ANSWER
+
+
+@pytest.mark.soak
+def test_interrupted_it_goes_on_where_it_ended(tmp_path: Path) -> None:
+    first = Quickstart(tmp_path)
+    try:
+        first.wait_for('"event":"progress","step":4,')
+        first.process.send_signal(signal.SIGINT)
+        assert first.process.wait() == 130
+    finally:
+        first.process.terminate()
+        first.process.wait()
+    assert "run the same command again to go on" in first.log.read_text()
+
+    second = Quickstart(tmp_path)
+    try:
+        assert second.process.wait() == 0, second.log.read_text()
+    finally:
+        second.process.terminate()
+        second.process.wait()
+    output = second.log.read_text()
+    assert "Prepared earlier; going on from there." in output
+    assert '"event":"progress","step":2,' not in output
+    assert "Held-out orders answered exactly" in output
