@@ -13,7 +13,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_cluster import Offload
 from cloister_api.spec_training import Precision, Training
-from cloister_trainer.model.memory import reduce_bucket_elements
+from cloister_trainer.model.memory_parts import reduce_bucket_elements
 from cloister_trainer.records import TrainPlan
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.model import TrainingModule, base_type

@@ -34,6 +34,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
+from cloister_trainer.train.event_sink import EventSink
 from cloister_trainer.train.loop import EvictionCallback, train_on_ray
 from cloister_trainer.train.messages import Message, Request
 
@@ -76,34 +77,6 @@ def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-class EventSink:
-    """An actor on the driver's node: messages from ranks to the driver, requests from the driver to ranks."""
-
-    def __init__(self) -> None:
-        self._messages: list[Message] = []
-        self._request = Request.NONE
-        self._heard_at: dict[int, float] = {}
-
-    def exchange(self, rank: int, messages: list[Message]) -> int:
-        """Take a rank's messages; the answer is the driver's newest request."""
-        self._messages += messages
-        self._heard_at[rank] = time.monotonic()
-        return int(self._request)
-
-    def leave(self, rank: int) -> None:
-        """A rank has ended and is not expected to be heard any more."""
-        self._heard_at.pop(rank, None)
-
-    def drain(self) -> tuple[list[Message], float]:
-        """Messages since the last call, and how long the quietest rank has not been heard, in seconds."""
-        messages, self._messages = self._messages, []
-        return messages, time.monotonic() - min(self._heard_at.values(), default=time.monotonic())
-
-    def ask(self, request: int) -> None:
-        """Ask all ranks."""
-        self._request = Request(request)
 
 
 class Rendezvous(Backend):  # type: ignore[misc]  # Ray ships no types
