@@ -19,7 +19,7 @@ import torch
 
 from cloister_api.spec_training import Lora, LoraTargets, Precision, TargetPreset
 from cloister_trainer.model.cost import model_cost
-from cloister_trainer.model.memory import GIB, Choice, PlanInputs, device_parts
+from cloister_trainer.model.memory_parts import GIB, Choice, PlanInputs, device_parts
 from cloister_trainer.model.targets import resolve_targets
 from cloister_trainer.model.tensors import TensorInfo
 from cloister_trainer.train import attention

@@ -12,15 +12,13 @@ from cloister_api.spec_cluster import Offload
 from cloister_api.spec_training import AutoMode, Quantization
 from cloister_trainer.model.advice import does_not_fit, fitting_lines, what_if_rows
 from cloister_trainer.model.cost import LayerCost, ModelCost
-from cloister_trainer.model.memory import (
-    FEW_TOKENS,
+from cloister_trainer.model.memory import FEW_TOKENS, MemoryPlan, plan_memory
+from cloister_trainer.model.memory_parts import (
     GIB,
     Choice,
-    MemoryPlan,
     PlanInputs,
     base_bytes,
     device_parts,
-    plan_memory,
     reduce_bucket_elements,
 )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from cloister_api.spec_cluster import Offload
 from cloister_api.spec_training import AutoMode
-from cloister_trainer.model.memory import GIB, MemoryPlan, PlanInputs, plan_memory
+from cloister_trainer.model.memory import MemoryPlan, plan_memory
+from cloister_trainer.model.memory_parts import GIB, PlanInputs
 from cloister_trainer.model.quantity import readable
 
 SHORTEST = 256

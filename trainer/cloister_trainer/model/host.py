@@ -6,7 +6,7 @@ import math
 
 from cloister_api.run import Run
 from cloister_api.spec_cluster import Offload
-from cloister_trainer.model.memory import GIB, MIB, Choice, PlanInputs, base_bytes, device_parts
+from cloister_trainer.model.memory_parts import GIB, MIB, Choice, PlanInputs, base_bytes, device_parts
 from cloister_trainer.records import MemoryPart, ModelRecord, TokensIndex
 
 PROCESS_BYTES = {True: 3 * GIB, False: 3 * GIB // 2}

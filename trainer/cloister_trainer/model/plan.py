@@ -16,7 +16,8 @@ from cloister_trainer.model.cost import model_cost
 from cloister_trainer.model.families import FAMILIES, Family
 from cloister_trainer.model.folder import InspectedModel
 from cloister_trainer.model.host import disk_parts, host_parts
-from cloister_trainer.model.memory import PlanInputs, plan_memory
+from cloister_trainer.model.memory import plan_memory
+from cloister_trainer.model.memory_parts import PlanInputs
 from cloister_trainer.model.plan_warnings import plan_warnings
 from cloister_trainer.model.quantity import quantity_bytes
 from cloister_trainer.model.servers import check_servers

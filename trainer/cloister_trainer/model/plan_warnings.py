@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cloister_api.run import Run
 from cloister_trainer.model.families import Family
 from cloister_trainer.model.folder import InspectedModel
-from cloister_trainer.model.memory import PlanInputs, base_bytes
+from cloister_trainer.model.memory_parts import PlanInputs, base_bytes
 from cloister_trainer.model.quantity import readable
 from cloister_trainer.records import TokensIndex, TrainPlan
 
