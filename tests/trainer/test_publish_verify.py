@@ -163,8 +163,14 @@ CHANGES = [
     Change(
         "the proof",
         lambda f: replace_in(f / "manifest.json", b'"canaryRefused": 2', b'"canaryRefused": 3'),
-        "recorded numbers",
+        "recorded facts",
         "train's egress proof",
+    ),
+    Change(
+        "another dataset",
+        lambda f: replace_in(f / "manifest.json", b"e" * 64, b"0" * 64),
+        "recorded facts",
+        "the dataset's digest",
     ),
     Change("no manifest", lambda f: (f / "manifest.json").unlink(), "manifest", "missing"),
     Change("half a manifest", lambda f: (f / "manifest.json").write_text("{}"), "manifest", "not a manifest"),

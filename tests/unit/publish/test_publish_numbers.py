@@ -90,6 +90,7 @@ def test_the_base_model_is_named_without_its_place(uri: str, name: str) -> None:
 def test_smoothing_keeps_a_constant_and_damps_a_spike() -> None:
     assert smooth([2.0] * 50) == pytest.approx([2.0] * 50)
     assert max(smooth([1.0] * 50 + [9.0] + [1.0] * 50)) < 4.0
+    assert smooth([float(value) for value in range(100)]) == pytest.approx(range(100)), "no lag"
 
 
 def test_numbers_are_readable() -> None:

@@ -9,20 +9,20 @@ from cloister_api.errors import CloisterError
 from cloister_api.layout import join
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_data import ChatTemplate
+from cloister_trainer.model.small_files import CONFIG, INDEX, MODEL_CARD
 from cloister_trainer.publish.digests import digest_bytes
 from cloister_trainer.records import FileDigest, ModelRecord
 from cloister_trainer.storage import MissingObject, Storage
 
-MODEL_CARD = "README.md"
 PUBLISHED_MODEL_CARD = "BASE_MODEL_README.md"
 CHAT_TEMPLATE = "chat_template.jinja"
-NOT_PUBLISHED = ("config.json", "generation_config.json", "model.safetensors.index.json", MODEL_CARD)
+NOT_PUBLISHED = (CONFIG, "generation_config.json", INDEX, MODEL_CARD)
 """They describe the base model's own folder: beside an adapter they would make it look like a whole model."""
 
 
 def fetch_config(storage: Storage, model: ModelRecord, folder: Path) -> None:
     """Put the base's config.json into `folder`."""
-    record = next(file for file in model.small_files if file.name == "config.json")
+    record = next(file for file in model.small_files if file.name == CONFIG)
     (folder / record.name).write_bytes(_read(storage, model.uri, record))
 
 

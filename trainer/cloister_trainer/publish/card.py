@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.gate import relative_improvement
 
+CARD_FILE = "README.md"
 PLOT_FILE = "loss.svg"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's --max-lora-rank takes."""

@@ -13,7 +13,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.publish.adapter_checks import CONFIG_FILE, published_config
 from cloister_trainer.publish.base_files import files_beside_adapter
-from cloister_trainer.publish.card import PLOT_FILE, render_card
+from cloister_trainer.publish.card import CARD_FILE, PLOT_FILE, render_card
 from cloister_trainer.publish.digests import digest_file, digest_stream
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.manifest import ADAPTER_FILE, MANIFEST_FILE
@@ -32,7 +32,6 @@ from cloister_trainer.records import FileDigest
 from cloister_trainer.storage import AlreadyExists, Storage
 
 CHECKS_FILE = "checks.json"
-CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 METRICS_FILE = "metrics.jsonl"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_POINTS = 1500
 """Points of a curve; longer runs are averaged in equal groups of steps."""
 SMOOTHED_PART = 0.04
-"""Half-life of the smoothed loss, as a part of the run's steps."""
+"""Window of the smoothed loss, as a part of the run's steps."""
 INK, GRID, RAW, MAIN, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 """Stand-ins: a drawing gets its colours from `for_page` or `for_file`."""
 CSS_COLOURS = {
@@ -65,14 +65,14 @@ def plot_loss(checks: Checks, metrics: Sequence[dict[str, Any]]) -> str:
 
 def plot_learning_rate(metrics: Sequence[dict[str, Any]]) -> str:
     """Learning rate over steps."""
-    return _draw(lambda axes: _curve(axes, metrics, "learningRate", "Learning rate"), width=4.6, height=2.5)
+    return _draw(lambda axes: _curve(axes, metrics, "learningRate"), width=4.6, height=2.5)
 
 
 def plot_grad_norm(metrics: Sequence[dict[str, Any]], max_grad_norm: float) -> str:
     """Gradient norm before clipping over steps, with the clipping limit."""
 
     def draw(axes: Axes) -> None:
-        _curve(axes, metrics, "gradNorm", "Gradient norm")
+        _curve(axes, metrics, "gradNorm")
         low, high = axes.get_ylim()
         if max_grad_norm > 0 and max_grad_norm <= 2 * high:
             axes.axhline(max_grad_norm, color=SECOND, linewidth=1.2, linestyle=(0, (4, 3)), label="clipped above")
@@ -113,25 +113,21 @@ def _loss(axes: Axes, checks: Checks, metrics: Sequence[dict[str, Any]]) -> None
     axes.legend(loc="upper right", fontsize=8.5)
 
 
-def _curve(axes: Axes, metrics: Sequence[dict[str, Any]], key: str, label: str) -> None:
+def _curve(axes: Axes, metrics: Sequence[dict[str, Any]], key: str) -> None:
     steps, values = _series(metrics, key)
     axes.plot(steps, values, color=MAIN, linewidth=1.4)
     axes.set_xlabel("Step")
-    axes.set_ylabel(label)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.02)
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average with bias correction (Kingma and Ba 2015, section 3); half-life SMOOTHED_PART."""
-    decay = 0.5 ** (1.0 / max(1.0, SMOOTHED_PART * len(values)))
-    average, weight, smoothed = 0.0, 0.0, []
-    for value in values:
-        average = decay * average + (1 - decay) * value
-        weight = decay * weight + (1 - decay)
-        smoothed.append(average / weight)
-    return smoothed
+    """Mean over a centred window, so that the curve does not lag; the window shrinks towards both ends."""
+    half = max(1, round(SMOOTHED_PART * len(values) / 2))
+    sums = [0.0, *itertools.accumulate(values)]
+    reaches = [min(half, at, len(values) - 1 - at) for at in range(len(values))]
+    return [(sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1) for at, reach in enumerate(reaches)]
 
 
 def _series(metrics: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -147,7 +143,7 @@ def _draw(draw: Callable[[Axes], None], *, width: float = 9.4, height: float) ->
     """An SVG element, without the XML prologue that HTML does not take."""
     with _style() as figure_class:
         figure = figure_class(figsize=(width, height))
-        left, bottom, edge = 0.75 / width, 0.5 / height, 0.12
+        left, bottom, edge = 0.7 / width, 0.45 / height, 0.1
         axes = figure.add_axes((left, bottom, 1 - left - edge / width, 1 - bottom - edge / height))
         axes.set_facecolor("none")
         draw(axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,6 +48,7 @@ def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]], loss: str)
         "number": lambda value: f"{value:,}",
         "bytes": format_bytes,
         "duration": format_duration,
+        "moment": format_moment,
     }
     return _ENVIRONMENT.get_template("report.html.j2").render(context)
 
@@ -67,6 +69,12 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def format_moment(time: str) -> str:
+    """`2 January 2026, 15:04 UTC` of an ISO 8601 time."""
+    moment = datetime.fromisoformat(time).astimezone(UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
 def _lengths(found: dict[str, Any]) -> Markup | None:

@@ -13,6 +13,7 @@ from cloister_api.base import ApiEnum, ApiModel
 from cloister_api.errors import CloisterError
 from cloister_api.layout import OutputLayout, join
 from cloister_api.reasons import FailureReason
+from cloister_trainer.publish.card import CARD_FILE, cell
 from cloister_trainer.publish.cleanup import RECORD_FILE, DeletionRecord
 from cloister_trainer.publish.digests import digest_stream
 from cloister_trainer.publish.manifest import MANIFEST_FILE, ChecksSummary, Manifest
@@ -159,10 +160,11 @@ def _check_unexpected(unexpected: Sequence[str]) -> VerifyCheck:
 
 
 def _check_recorded(storage: Storage, folder: str, manifest: Manifest, files: dict[str, FileDigest]) -> VerifyCheck:
-    """The manifest repeats what checks.json says, and a signature covers checks.json."""
-    name = "recorded numbers"
-    if CHECKS_FILE not in files:
-        return VerifyCheck(name=name, result=Result.NOT_CHECKED, detail=f"{CHECKS_FILE} is missing.")
+    """The manifest repeats what checks.json and the model card say, and a signature covers these two."""
+    name = "recorded facts"
+    if not {CHECKS_FILE, CARD_FILE} <= set(files):
+        return VerifyCheck(name=name, result=Result.NOT_CHECKED, detail=f"{CHECKS_FILE} or {CARD_FILE} is missing.")
+    card = storage.read(join(folder, CARD_FILE)).decode(errors="replace")
     try:
         checks = Checks.model_validate_json(storage.read(join(folder, CHECKS_FILE)))
     except ValidationError:
@@ -173,10 +175,14 @@ def _check_recorded(storage: Storage, folder: str, manifest: Manifest, files: di
         "train's egress proof": (manifest.egress.train, checks.egress),
         "GPU seconds": (manifest.cost.gpu_seconds, checks.gpu_seconds),
     }
+    provenance = manifest.provenance.to_api() if manifest.provenance else {}
+    in_card = {"the dataset's digest": manifest.dataset.digest, "the licence": cell(manifest.base_model.license.id)}
+    in_card |= {f"provenance.{field}": cell(value) for field, value in provenance.items()}
     different = [what for what, (stated, recorded) in repeated.items() if stated != recorded]
+    different += [what for what, text in in_card.items() if text not in card]
     if different:
-        return _failed(name, f"the manifest and {CHECKS_FILE} disagree on {', '.join(different)}.")
-    return _passed(name, f"the manifest agrees with {CHECKS_FILE}.")
+        return _failed(name, f"the manifest disagrees with {CHECKS_FILE} or {CARD_FILE} on {', '.join(different)}.")
+    return _passed(name, f"the manifest agrees with {CHECKS_FILE} and {CARD_FILE}.")
 
 
 def _check_signature(
@@ -234,8 +240,8 @@ def _not_proven(manifest: Manifest, checks: list[VerifyCheck]) -> list[str]:
     ]
     if signed:
         sentences.append(
-            f"What stands in {MANIFEST_FILE} alone, such as times: a holder of the namespace's key signed every other "
-            "file; the manifest is protected by the store's access rules."
+            f"What stands in {MANIFEST_FILE} alone, such as times and deletions: the signature covers every other file; "
+            "the manifest is protected by the store's access rules."
         )
     else:
         sentences.append(
