@@ -24,7 +24,7 @@ class ListedFile(ApiModel):
     name: str
     size: int
     etag: str
-    """The store's ETag; for file and pvc, the modification time in nanoseconds."""
+    """The store's ETag; for file and pvc a small file's sha256, a larger one's modification time and size."""
 
 
 class LicenseFinding(ApiModel):
