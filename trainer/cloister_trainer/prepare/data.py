@@ -122,5 +122,3 @@ def _tell(index: TokensIndex, reporter: Reporter) -> None:
         f"{index.epoch_examples} training examples an epoch ({index.epoch_tokens} tokens, {index.epoch_trained_tokens} "
         f"of them trained), {index.validation_examples} validation examples; the longest has {index.longest} tokens."
     )
-    for note in index.report["notes"]:
-        reporter.warn(note)
