@@ -56,7 +56,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self._kept = list(journal_lines(path))
+        self._kept: dict[str, dict[int, str]] = {}
+        for name, end, sha256 in journal_lines(path):
+            self._kept.setdefault(name, {})[end] = sha256
 
     def __enter__(self) -> Self:
         self._file = self._path.open("a")
@@ -70,7 +72,7 @@ class Journal:
 
     def kept(self, name: str) -> dict[int, str]:
         """What earlier processes noted about a file: sha256 by end."""
-        return {end: sha256 for each, end, sha256 in self._kept if each == name}
+        return self._kept.get(name, {})
 
     def note(self, name: str, end: int, sha256: str) -> None:
         """The file's first `end` bytes have this hash."""
@@ -172,6 +174,8 @@ class PartialFile:
         end = min(self._front + PART_BYTES, self._listed.size)
         while self._front < end:
             count = file.readinto(buffer[: end - self._front])
+            if not count:
+                raise Changed(f"{self._path} was cut short by somebody else while it was fetched: start again.")
             self._hash.update(buffer[:count])
             self._front += count
         self._journal.note(self._listed.name, end, self._hash.hexdigest())
