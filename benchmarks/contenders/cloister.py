@@ -101,7 +101,8 @@ def make_run(asked: Options, scratch: Path) -> Run:
         "distribution": {"workers": asked.processes, "gpusPerWorker": 0, "zeroStage": 2},
         "storage": {"runUri": (scratch / "out" / "runs").as_uri()},
     }
-    return Run(uid=UID, namespace="local", name="bench", spec=FineTuneJobSpec.model_validate(spec))
+    settings = RunSettings(require_enforced_egress=False)
+    return Run(uid=UID, namespace="local", name="bench", spec=FineTuneJobSpec.model_validate(spec), settings=settings)
 
 
 def write_tokens(rows: list[Row], folder: Path) -> TokensIndex:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cloister_api.base import ApiEnum, ApiModel
-from cloister_api.job import FineTuneJobSpec
+from cloister_api.job import MUTABLE_FIELDS, FineTuneJobSpec
 from cloister_api.layout import OutputLayout, RunLayout, join
 
 RUN_VERSION = 1
@@ -97,7 +97,9 @@ def canonical_json(value: Any) -> str:
 def local_uid(namespace: str | None, name: str, spec: FineTuneJobSpec, listings: Sequence[Sequence[str]]) -> str:
     """The uid of a local run: equal for the same job on the same inputs.
 
-    `listings` holds one row per source file: uri, size, and mtime or ETag.
+    `listings` holds one row per source file: uri, size, and mtime or ETag. The fields that a job may change while it
+    lives (hold, suspend, ...) do not count: changing them goes on with the same run.
     """
-    inputs = [namespace or LOCAL_NAMESPACE, name, spec.to_api(), sorted(map(list, listings))]
+    fixed = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(MUTABLE_FIELDS))
+    inputs = [namespace or LOCAL_NAMESPACE, name, fixed, sorted(map(list, listings))]
     return str(uuid.uuid5(UID_NAMESPACE, canonical_json(inputs)))

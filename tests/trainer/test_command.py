@@ -125,6 +125,7 @@ def test_preview_shows_what_is_trained(desk: Desk) -> None:
     assert shown.returncode == ExitCode.DONE, shown.stderr
     assert "Stop token: <|im_end|>" in shown.stdout
     assert "[[crates: 0<|im_end|>" in shown.stdout
+    assert desk.run("preview", desk.job("preview"), "--rows", "0").returncode == ExitCode.USAGE
     assert "Please send 1 crates." in shown.stdout and "[[Please" not in shown.stdout
 
 
@@ -136,12 +137,27 @@ def test_plan_shows_every_part_and_writes_nothing(desk: Desk) -> None:
     assert not (desk.folder / "out-plan").exists()
 
 
-def test_a_job_for_gpus_is_refused_where_there_are_none(desk: Desk) -> None:
+def test_a_job_for_gpus_is_planned_here_and_refused_only_by_run(desk: Desk) -> None:
     job = desk.job("gpus")
-    job.write_text(job.read_text().replace("gpusPerWorker: 0", "gpusPerWorker: 8"))
+    job.write_text(job.read_text().replace("gpusPerWorker: 0", "gpusPerWorker: 8, gpuMemory: 80Gi"))
+    planned = desk.run("plan", job)
+    assert planned.returncode == ExitCode.DONE, planned.stderr
+    assert "Memory of one GPU" in planned.stdout
     refused = desk.run("run", job)
     assert refused.returncode == ExitCode.REFUSED
     assert "8 GPUs" in refused.stderr and "gpusPerWorker" in refused.stderr
+
+
+def test_a_held_run_goes_on_when_it_is_released(desk: Desk) -> None:
+    job = desk.job("held")
+    released = job.read_text()
+    job.write_text(released + "  hold: BeforeTraining\n")
+    held = desk.run("run", job)
+    assert held.returncode == ExitCode.DONE, held.stderr
+    assert "Remove spec.hold" in held.stderr
+    job.write_text(released)
+    said = end_during_training(desk, job, lambda process: process.kill(), after_step=1)
+    assert "Prepared earlier" in said
 
 
 def test_a_run_publishes_an_adapter_that_verifies(desk: Desk, undisturbed: Path) -> None:

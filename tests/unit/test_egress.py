@@ -94,8 +94,15 @@ def test_the_administrator_may_only_record() -> None:
     assert (proof["controlAnswered"], proof["canaryRefused"]) == (1, 0)
 
 
+def test_a_run_without_addresses_is_unproven(closed: str) -> None:
+    for control, canary in ((None, closed), (closed, None), (None, None)):
+        with pytest.raises(CloisterError) as failure:
+            prove_egress(run_with(control, canary))
+        assert failure.value.reason is FailureReason.EGRESS_UNPROVEN
+
+
 def test_nothing_is_claimed_where_nothing_was_dialled(closed: str) -> None:
-    assert prove_egress(run_with(None, None)) == {}
+    assert prove_egress(run_with(None, None, require=False)) == {}
     assert prove_egress(run_with(closed, closed, egress="Open")) == {}
 
 

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.env
     write_termination_message(message, environ)
     if message.reason is None:
         return ExitCode.DONE
-    return exit_code_for(message.reason, data_was_read=options.step != "prepare")
+    return exit_code_for(message.reason, data_was_read=options.step != "prepare" and not options.check)
 
 
 def failure_message(error: CloisterError) -> TerminationMessage:

@@ -33,13 +33,22 @@ def prove_egress(
 ) -> dict[str, Any]:
     """Dial both addresses from this process, before it reads data.
 
-    Returns `{processes, controlAnswered, canaryRefused, time}`; empty where there is nothing to prove: in local runs,
-    and with network.egress Open. Raises CloisterError, unless the administrator's requireEnforcedEgress is off:
-    EgressNotEnforced when the canary answers, EgressUnproven when control stays silent for `patience_s` seconds.
+    Returns `{processes, controlAnswered, canaryRefused, time}`; empty with network.egress Open, and where the
+    administrator's requireEnforcedEgress is off and there is no address to dial. Raises CloisterError, unless it is
+    off: EgressNotEnforced when the canary answers, EgressUnproven when control stays silent for `patience_s` seconds
+    or an address is missing.
     """
     settings = run.settings
     control, canary = settings.control_address, settings.canary_address
-    if control is None or canary is None or run.spec.network.egress is Egress.OPEN:
+    if run.spec.network.egress is Egress.OPEN:
+        return {}
+    if control is None or canary is None:
+        if settings.require_enforced_egress:
+            raise CloisterError(
+                FailureReason.EGRESS_UNPROVEN,
+                "The run file names no control and canary address, so it cannot be shown that egress is restricted. "
+                "The operator writes both; no data was read.",
+            )
         return {}
     controlled = _answers_in_time(control, patience_s, interval_s, sleep)
     refused = not _answers(canary)

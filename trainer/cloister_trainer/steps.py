@@ -105,6 +105,7 @@ def publish_step(context: StepContext) -> dict[str, Any]:
     from cloister_trainer.prepare.main import require_plan
     from cloister_trainer.publish.main import publish
 
+    egress = prove_egress(context.run)
     output = publish(
         context.run,
         require_plan(context.run, context.storage),
@@ -112,7 +113,7 @@ def publish_step(context: StepContext) -> dict[str, Any]:
         context.reporter,
         context.workspace.run(context.run.uid) / "publish",
         context.signing_key,
-        egress=prove_egress(context.run),
+        egress=egress,
     )
     return {"output": output.to_api()}
 
@@ -121,6 +122,7 @@ def check_step(context: StepContext) -> dict[str, Any]:
     """publish's early check: the output can be written, and the key loads."""
     from cloister_trainer.publish.check import check_output
 
+    prove_egress(context.run)
     check_output(context.run, context.storage, None, context.signing_key)
     return {}
 

@@ -43,8 +43,8 @@ def test_a_uid_is_a_uuid(uid: str) -> None:
 
 def test_the_same_command_and_inputs_have_the_same_uid_in_every_version() -> None:
     """Golden values: a change here turns every interrupted local run into a new one."""
-    assert local_uid("legal", "contracts", spec_with(), LISTING) == "5b01e5e0-9485-565c-8ad2-bc912b7ade68"
-    assert local_uid(None, "contracts", spec_with(), []) == "e954a64a-51de-5b8c-9a99-c2d180858f05"
+    assert local_uid("legal", "contracts", spec_with(), LISTING) == "fc4ddcb7-ccc5-5c89-bdf1-7d767d9ee174"
+    assert local_uid(None, "contracts", spec_with(), []) == "3f8b1798-461f-5d36-88bd-96e9be9c537a"
 
 
 def test_a_uid_does_not_depend_on_the_order_of_the_listing_or_of_writing() -> None:
@@ -52,6 +52,12 @@ def test_a_uid_does_not_depend_on_the_order_of_the_listing_or_of_writing() -> No
     assert local_uid("legal", "contracts", spec_with(), LISTING[::-1]) == uid
     assert local_uid("legal", "contracts", spec_with(**{"lora.alpha": 32, "lora.rank": 16}), LISTING) == uid
     assert local_uid("local", "contracts", spec_with(), LISTING) == local_uid(None, "contracts", spec_with(), LISTING)
+
+
+def test_releasing_or_suspending_a_run_goes_on_with_the_same_one() -> None:
+    uid = local_uid("legal", "contracts", spec_with(), LISTING)
+    for field, value in (("hold", "BeforeTraining"), ("suspend", True), ("ttlSecondsAfterFinished", 60)):
+        assert local_uid("legal", "contracts", spec_with(**{field: value}), LISTING) == uid
 
 
 def test_anything_changed_is_a_new_uid() -> None:

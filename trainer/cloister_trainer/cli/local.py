@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cloister_api.loading import load_jobs
-
 from cloister_api.errors import CloisterError
 from cloister_api.job import FineTuneJob, FineTuneJobSpec
+from cloister_api.loading import load_jobs
 from cloister_api.reasons import FailureReason
 from cloister_api.resolve import resolve_spec
 from cloister_api.run import LOCAL_NAMESPACE, Run, RunSettings, local_uid
 from cloister_api.spec_data import Dataset
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
+
+LOCAL_SETTINGS = RunSettings(require_enforced_egress=False)
+"""One machine has no network policy that could be proven."""
 
 
 def load_one_job(path: Path) -> FineTuneJob:
@@ -34,15 +36,15 @@ def load_one_job(path: Path) -> FineTuneJob:
 
 def local_storage() -> Storage:
     """The store that AWS's own environment names configure."""
-    return open_storage(RunSettings().storage, os.environ)
+    return open_storage(LOCAL_SETTINGS.storage, os.environ)
 
 
-def local_run(job: FineTuneJob, storage: Storage, reporter: Reporter) -> Run:
-    """The run of a job on this machine: devices as they are, and a uid that equal inputs give again."""
+def local_run(job: FineTuneJob, spec: FineTuneJobSpec, storage: Storage) -> Run:
+    """The run of `job` here, with `spec` in place of its own, and a uid that equal inputs give again."""
     namespace = job.metadata.namespace or LOCAL_NAMESPACE
-    spec = resolve_spec(on_this_machine(job.spec, reporter), namespace, RunSettings())
-    uid = local_uid(namespace, job.metadata.name, spec, source_listing(spec, storage))
-    return Run(uid=uid, namespace=namespace, name=job.metadata.name, spec=spec)
+    resolved = resolve_spec(spec, namespace, LOCAL_SETTINGS)
+    uid = local_uid(namespace, job.metadata.name, resolved, source_listing(resolved, storage))
+    return Run(uid=uid, namespace=namespace, name=job.metadata.name, spec=resolved, settings=LOCAL_SETTINGS)
 
 
 def on_this_machine(spec: FineTuneJobSpec, reporter: Reporter) -> FineTuneJobSpec:

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     preview = commands.add_parser("preview", help="show rows as the model sees them, trained tokens in colour")
     preview.add_argument("job", type=Path, metavar="JOB.yaml", help="a FineTuneJob")
-    preview.add_argument("--rows", type=int, default=3, metavar="N", help="how many rows (default: 3)")
+    preview.add_argument("--rows", type=positive, default=3, metavar="N", help="how many rows (default: 3)")
 
     plan = commands.add_parser("plan", help="show prepare's checks, the memory plan and what-ifs; writes nothing")
     plan.add_argument("job", type=Path, metavar="JOB.yaml", help="a FineTuneJob")
@@ -44,6 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--key", type=Path, metavar="PEM", help="the public key of the signature")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as argparse asks for it."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a whole number of at least 1")
+    return number
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
 
     job = load_one_job(options.job)
     storage = local_storage()
-    run = local_run(job, storage, reporter)
+    run = local_run(job, job.spec, storage)
     with tempfile.TemporaryDirectory(prefix="cloister-plan-") as scratch:
         dry = run.model_copy(update={"spec": writing_to(run.spec, Path(scratch))})
         workspace = Workspace(Path(scratch))

@@ -21,7 +21,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
 
     job = load_one_job(options.job)
     storage = local_storage()
-    run = local_run(job, storage, reporter)
+    run = local_run(job, job.spec, storage)
     inspected = inspect(run, storage, reporter, Workspace.of_environment())
     shown = preview(run, storage, inspected.folder, inspected.record.position_limit, options.rows)
     reporter.result(f"Format: {shown.format}")

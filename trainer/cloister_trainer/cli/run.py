@@ -9,11 +9,11 @@ import uuid
 from typing import Any
 
 from cloister_api.errors import CloisterError
-from cloister_api.exit_codes import ExitCode
+from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.spec_cluster import Hold
-from cloister_trainer.cli.local import load_one_job, local_run, local_storage
+from cloister_trainer.cli.local import load_one_job, local_run, local_storage, on_this_machine
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.steps import StepContext, prepare_step, publish_step, train_step
 from cloister_trainer.storage import Storage
@@ -28,7 +28,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
             FailureReason.SPEC_INVALID, f"{options.job}: spec.suspend is true. Set it to false to run the job."
         )
     storage = local_storage()
-    run = local_run(job, storage, reporter)
+    run = local_run(job, on_this_machine(job.spec, reporter), storage)
     if options.fresh:
         run = discard(run, storage, reporter)
     context = dataclasses.replace(StepContext.of(run, reporter), storage=storage)
@@ -44,8 +44,12 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
     if run.spec.hold is Hold.BEFORE_TRAINING:
         reporter.say("Held before training (spec.hold). Remove spec.hold and run the same command again to go on.")
         return ExitCode.DONE
-    train_step(context)
-    output = publish_step(context)["output"]
+    try:
+        train_step(context)
+        output = publish_step(context)["output"]
+    except CloisterError as error:
+        reporter.fail(error.reason, error.message)
+        return exit_code_for(error.reason, data_was_read=True)
     reporter.result(f"Published {output['uri']}")
     reporter.say(f"Done in {time.monotonic() - started:.0f} s. Check it: cloister verify {run.spec.output.uri}")
     return ExitCode.DONE

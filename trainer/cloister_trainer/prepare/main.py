@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloister_trainer.model.plan import build_train_plan
+from pydantic import ValidationError
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
@@ -13,6 +13,7 @@ from cloister_api.run import Run
 from cloister_api.spec_cluster import IfExists
 from cloister_trainer.egress import prove_egress
 from cloister_trainer.model.folder import InspectedModel, inspect_model
+from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.publish.check import Reused, check_output
 from cloister_trainer.records import PlanFile
@@ -71,12 +72,11 @@ def inspect(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace
 
 
 def read_plan(run: Run, storage: Storage) -> PlanFile | None:
-    """plan.json of this run, or None when it has not been prepared."""
+    """plan.json of this run, or None when this version of Cloister has not prepared it."""
     try:
-        text = storage.read(run.layout.plan_file)
-    except MissingObject:
+        return PlanFile.model_validate_json(storage.read(run.layout.plan_file))
+    except (MissingObject, ValidationError):
         return None
-    return PlanFile.model_validate_json(text)
 
 
 def require_plan(run: Run, storage: Storage) -> PlanFile:
@@ -87,6 +87,7 @@ def require_plan(run: Run, storage: Storage) -> PlanFile:
     plan = read_plan(run, storage)
     if plan is None:
         raise CloisterError(
-            FailureReason.INTERNAL, f"There is no plan at {run.layout.plan_file}. Run prepare for this run first."
+            FailureReason.INTERNAL,
+            f"There is no plan of this version of Cloister at {run.layout.plan_file}. Run prepare for this run first.",
         )
     return plan
