@@ -81,6 +81,12 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None, "it was not started"
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What the server said so far."""
         path = self.folder / "weed.log"
