@@ -127,19 +127,49 @@ def test_a_family_with_one_usual_licence_is_weak_evidence(tmp_path: Path) -> Non
 
 def test_a_stated_licence_counts_when_the_files_are_silent(tmp_path: Path) -> None:
     finding = found(tmp_path, {"LICENSE": "House rules."}, stated="Llama 3.1")
-    assert (finding.id, finding.evidence, finding.files) == (
-        "llama-3.1",
-        "Stated",
-        ["LICENSE"],
-    ) or finding.id == "llama3.1"
+    assert (finding.id, finding.evidence, finding.files) == ("llama3.1", "Stated", ["LICENSE"])
 
 
 def test_nothing_found_asks_for_the_line_to_add(tmp_path: Path) -> None:
     with pytest.raises(CloisterError) as caught:
-        found(tmp_path, {"LICENSE": "House rules."})
+        found(tmp_path, {})
     assert caught.value.reason is FailureReason.LICENSE_UNKNOWN
-    assert "LICENSE is not a licence text that is known" in caught.value.message
     assert "`license: llama2`" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LICENSE", "House rules: research only."),
+        ("USE_POLICY.md", "Do no harm."),
+        ("README.md", card("license: other")),
+        ("README.md", card("license: unknown")),
+        ("README.md", card("license:\nlicense_link: https://example.com/terms")),
+        ("README.md", card("license: [cc-by-nc-4.0")),
+        ("README.md", card("{license: cc-by-nc-4.0}")),
+        ("README.md", "---\nlicense: cc-by-nc-4.0\n# A model"),
+    ],
+)
+def test_a_familys_licence_never_stands_for_files_that_speak(name: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(CloisterError) as caught:
+        found(tmp_path, {name: text}, model_type="mixtral")
+    assert caught.value.reason is FailureReason.LICENSE_UNKNOWN
+    assert f"named by {name}." in caught.value.message
+    assert "`license: NAME` under spec.model" in caught.value.message
+    assert found(tmp_path, {name: text}, stated="cc-by-nc-4.0", model_type="mixtral").evidence == "Stated"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LICENSE-CODE", "House rules."),
+        ("THIRD_PARTY_LICENSES", "Many."),
+        ("README.md", "# A model\nIts license is secret."),
+        ("README.md", card("tags: [a, : b")),
+    ],
+)
+def test_a_familys_licence_counts_where_no_file_speaks_of_the_models(name: str, text: str, tmp_path: Path) -> None:
+    assert found(tmp_path, {name: text}, model_type="mixtral").evidence == "Family"
 
 
 def test_a_contradiction_names_both(tmp_path: Path) -> None:

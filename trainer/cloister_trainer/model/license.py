@@ -19,6 +19,8 @@ from cloister_trainer.records import FileDigest, LicenseFinding
 
 NOT_THE_MODEL = ("CODE", "THIRD")
 """Licence files with these words in their names speak of something else than the weights."""
+UNNAMED = ("other", "unknown", None)
+"""What a card's `license` says where it names none."""
 MAX_FIELD_CHARACTERS = 1024
 
 
@@ -27,16 +29,18 @@ def find_license(
 ) -> LicenseFinding:
     """The model's licence with the strongest evidence there is.
 
-    In this order: the text of a licence file, the model card, the family's only usual licence. A stated licence must be
-    one of those found in text or card; where neither says anything it counts as stated.
+    In this order: the text of a licence file, the model card, the family's only usual licence; the last only where no
+    file speaks of a licence. A stated licence must be one of those found in text or card; where neither says anything
+    that is known it counts as stated.
 
-    Raises LicenseUnknown when nothing is found or stated, or the files disagree and nothing decides between them;
+    Raises LicenseUnknown when nothing is found or stated, when a file speaks of a licence that is not known and none is
+    stated, or the files disagree and nothing decides between them;
     LicenseNotAllowed when the stated licence contradicts the files, or the administrator does not allow it.
     """
     digests = {file.name: file for file in small_files}
     copied = [name for name in digests if is_license_file(name)]
     found = [*_from_texts(folder, digests, copied), *_from_card(folder, digests, copied)]
-    finding = _choose(found, family, stated, copied)
+    finding = _choose(found, family, stated, copied, _unread(folder, digests, copied))
     _check_allowed(finding, settings)
     return finding
 
@@ -45,7 +49,7 @@ def _from_texts(folder: Path, digests: dict[str, FileDigest], copied: list[str])
     """Recognised licence files; one that names the model comes first."""
     findings = []
     for name in sorted(copied, key=lambda name: ("MODEL" not in name.upper(), name)):
-        if any(word in name.upper() for word in NOT_THE_MODEL):
+        if not _of_the_model(name):
             continue
         identifier = recognise((folder / name).read_text(encoding="utf-8", errors="replace"))
         if identifier:
@@ -63,7 +67,7 @@ def _from_card(folder: Path, digests: dict[str, FileDigest], copied: list[str]) 
         return []
     fields = license_fields((folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace"))
     names = fields.get("license")
-    if names in ("other", None):
+    if names in UNNAMED:
         names = fields.get("license_name")
     named = names if isinstance(names, list) else [names]
     return [
@@ -79,17 +83,42 @@ def _from_card(folder: Path, digests: dict[str, FileDigest], copied: list[str]) 
     ]
 
 
+def _of_the_model(name: str) -> bool:
+    """Whether a licence file may speak of the weights."""
+    return not any(word in name.upper() for word in NOT_THE_MODEL)
+
+
+def _unread(folder: Path, digests: dict[str, FileDigest], copied: list[str]) -> list[str]:
+    """Files that would speak of the model's licence, were they understood; they count where none was found."""
+    names = [name for name in copied if _of_the_model(name)]
+    if MODEL_CARD in digests:
+        front, _ = _front_matter((folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace"))
+        if any("license" in line.lower() or "licence" in line.lower() for line in front):
+            names.append(MODEL_CARD)
+    return names
+
+
+def _front_matter(card: str) -> tuple[list[str], bool]:
+    """The card's lines between the first two `---` lines, and whether the second is there; else all lines count."""
+    lines = [line.rstrip() for line in card.removeprefix("\ufeff").splitlines()]
+    if not lines or lines[0] != "---":
+        return [], False
+    if "---" not in lines[1:]:
+        return lines[1:], False
+    return lines[1 : lines.index("---", 1)], True
+
+
 def license_fields(card: str) -> dict[str, Any]:
     """`license` and `license_name` of the card's front matter, the YAML between the first two `---` lines.
 
     Only these two keys are parsed: the rest is often long, and its mistakes do not matter here. Empty where they do not
     parse.
     """
-    lines = [line.rstrip() for line in card.removeprefix("\ufeff").splitlines()]
-    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+    front, closed = _front_matter(card)
+    if not closed:
         return {}
     kept, inside = [], False
-    for line in lines[1 : lines.index("---", 1)]:
+    for line in front:
         if line and line[0] not in " \t-#":
             inside = line.startswith(("license:", "license_name:"))
         if inside:
@@ -101,7 +130,9 @@ def license_fields(card: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _choose(found: list[LicenseFinding], family: Family, stated: str | None, copied: list[str]) -> LicenseFinding:
+def _choose(
+    found: list[LicenseFinding], family: Family, stated: str | None, copied: list[str], unread: list[str]
+) -> LicenseFinding:
     different = list(dict.fromkeys(finding.id for finding in found))
     if stated is not None:
         agreeing = [finding for finding in found if finding.id == normal_id(stated)]
@@ -122,13 +153,18 @@ def _choose(found: list[LicenseFinding], family: Family, stated: str | None, cop
         )
     if found:
         return found[0]
+    if unread:
+        raise CloisterError(
+            FailureReason.LICENSE_UNKNOWN,
+            f"No known licence is named by {' and '.join(unread)}. Read what is said there, and state the model's licence "
+            "(model.license) with the line `license: NAME` under spec.model.",
+        )
     if len(family.licenses) == 1:
         return LicenseFinding(id=family.licenses[0], evidence="Family", files=copied)
-    unread = f" ({', '.join(copied)} is not a licence text that is known)" if copied else ""
     raise CloisterError(
         FailureReason.LICENSE_UNKNOWN,
-        f"No licence was found in the model's files{unread}, and models of the family {family.title} have different "
-        f"ones. Add a line under spec.model, for example `license: {family.licenses[0]}`.",
+        f"No licence was found in the model's files, and models of the family {family.title} have different ones. "
+        f"Add a line under spec.model, for example `license: {family.licenses[0]}`.",
     )
 
 
