@@ -156,8 +156,8 @@ def _choose(
     if unread:
         raise CloisterError(
             FailureReason.LICENSE_UNKNOWN,
-            f"No known licence is named by {' and '.join(unread)}. Read what is said there, and state the model's licence "
-            "(model.license) with the line `license: NAME` under spec.model.",
+            f"No known licence is named by {' and '.join(unread)}. Read what is said there, and state the model's "
+            "licence (model.license) with the line `license: NAME` under spec.model.",
         )
     if len(family.licenses) == 1:
         return LicenseFinding(id=family.licenses[0], evidence="Family", files=copied)
