@@ -34,8 +34,10 @@ class Faults:
     """So many PUTs arrive at the store, but their answers are lost."""
     ignore_conditions: bool = False
     """If-Match and If-None-Match of PUTs never reach the store, as with a store that does not know them."""
+    ignore_ranges: bool = False
+    """A GET's Range never reaches the store, as with a store that does not know it."""
     hold_after: int | None = None
-    """When so many body bytes have passed in all, nothing more passes until `release`."""
+    """When so many body bytes have passed in all, nothing more passes."""
     change: Callable[[str, bytes], bytes] = field(default=lambda _path, chunk: chunk)
     """Changes the chunks of a GET's body on their way: (path, chunk) -> a chunk of equal length."""
     answer: tuple[int, str] | None = None
@@ -58,7 +60,7 @@ class S3Proxy:
     ) -> None:
         self.store, self.faults = store, faults or Faults()
         self.bytes_sent = 0
-        self.released = threading.Event()
+        self._closed = threading.Event()
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -85,11 +87,6 @@ class S3Proxy:
                 f"{self.bytes_sent} bytes passed"
             )
 
-    def release(self) -> None:
-        """Let everything pass from now on."""
-        self.faults.hold_after = None
-        self.released.set()
-
     def take(self, fault: str) -> bool:
         """Whether one more of a counted fault is left; it is used up."""
         with self._changed:
@@ -103,7 +100,7 @@ class S3Proxy:
             self.bytes_sent += count
             self._changed.notify_all()
         if self.faults.hold_after is not None and self.bytes_sent >= self.faults.hold_after:
-            self.released.wait(60)
+            self._closed.wait(60)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -112,7 +109,7 @@ class S3Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.released.set()
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -154,15 +151,17 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
         def _send_upstream(self, upstream: http.client.HTTPConnection, body: bytes) -> None:
             headers = list(self.headers.items())
             if proxy.faults.ignore_conditions and self.command == "PUT":
-                headers = self._signed_anew(body)
+                headers = self._signed_anew(body, CONDITIONS)
+            if proxy.faults.ignore_ranges and self.command == "GET":
+                headers = self._signed_anew(body, ("range",))
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in headers:
                 upstream.putheader(name, value)
             upstream.endheaders(body)
 
-        def _signed_anew(self, body: bytes) -> list[tuple[str, str]]:
-            """Conditions are signed headers: without them the request needs another signature."""
-            dropped = (*CONDITIONS, "authorization", "host", "x-amz-date", "x-amz-content-sha256", "content-length")
+        def _signed_anew(self, body: bytes, without: tuple[str, ...]) -> list[tuple[str, str]]:
+            """The headers without some that are signed: so the request needs another signature."""
+            dropped = (*without, "authorization", "host", "x-amz-date", "x-amz-content-sha256", "content-length")
             kept = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
             request = AWSRequest(self.command, proxy.store.endpoint + self.path, kept, body)
             keys = proxy.store.admin
