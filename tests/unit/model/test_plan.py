@@ -193,9 +193,17 @@ def test_what_ifs_answer_for_gpus_also_when_the_job_has_none() -> None:
     assert all(row.fits for row in rows)
 
 
-@pytest.mark.parametrize(("text", "size"), [("80Gi", 80 * 2**30), ("1.5G", 1_500_000_000), ("100", 100), ("2k", 2000)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("80Gi", 80 * 2**30), ("1.5G", 1_500_000_000), ("1Ei", 2**60), ("2k", 2000)]
+)
 def test_quantities_are_bytes(text: str, size: int) -> None:
     assert quantity_bytes(text, "field") == size
+
+
+@pytest.mark.parametrize("text", ["1e9", "80 Gi", "infinity", "80GB", "0"])
+def test_what_the_api_does_not_take_is_no_quantity_here(text: str) -> None:
+    with pytest.raises(CloisterError, match=f"field is '{text}'; a quantity such as 80Gi was expected"):
+        quantity_bytes(text, "field")
 
 
 def test_bytes_are_readable() -> None:

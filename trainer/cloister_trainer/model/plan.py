@@ -10,7 +10,7 @@ from typing import Any
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
-from cloister_api.spec_training import AutoMode, Quantization
+from cloister_api.spec_training import AutoMode
 from cloister_trainer.model.advice import WhatIf, does_not_fit, what_if_rows
 from cloister_trainer.model.cost import model_cost
 from cloister_trainer.model.families import FAMILIES, Family
@@ -19,12 +19,9 @@ from cloister_trainer.model.host import disk_parts, host_parts
 from cloister_trainer.model.memory import plan_memory
 from cloister_trainer.model.memory_parts import PlanInputs
 from cloister_trainer.model.plan_warnings import plan_warnings
-from cloister_trainer.model.quantity import quantity_bytes
-from cloister_trainer.model.servers import check_servers
+from cloister_trainer.model.settings import check_before_data, check_with_data, gpu_memory, max_length
 from cloister_trainer.model.targets import Targets, resolve_targets
 from cloister_trainer.records import TokensIndex, TrainPlan
-
-DEFAULT_MAX_LENGTH = 4096
 
 
 def build_train_plan(
@@ -38,9 +35,8 @@ def build_train_plan(
     Raises SpecInvalid for settings that contradict model or data, DoesNotFit with the lines that would fit.
     """
     family = FAMILIES[inspected.record.model_type]
-    targets = resolve_targets(inspected.config, inspected.tensors, run.spec.lora)
-    _check_settings(run, inspected, family, index)
-    notes = check_servers(run.spec.output.servable_by or [], family, targets)
+    targets, notes = check_before_data(run, inspected)
+    check_with_data(run, index)
     inputs = plan_inputs(run, inspected, index, targets, free_memory)
     chosen = plan_memory(inputs)
     if not chosen.fits:
@@ -53,7 +49,7 @@ def build_train_plan(
         micro_batch_tokens=chosen.choice.micro_batch_tokens,
         gradient_checkpointing=chosen.choice.gradient_checkpointing,
         packing=inputs.packing,
-        max_length=max_length(run, inspected.record.position_limit),
+        max_length=max_length(run.spec.training, inspected.record.position_limit),
         total_steps=min(training.max_steps or total, total),
         steps_per_epoch=steps_per_epoch,
         hpz_partition=inputs.gpus_per_worker if chosen.choice.hpz else None,
@@ -72,7 +68,7 @@ def what_ifs(run: Run, inspected: InspectedModel, index: TokensIndex) -> list[Wh
     """The plan for other GPUs and lengths; on CPUs as if there were GPUs."""
     targets = resolve_targets(inspected.config, inspected.tensors, run.spec.lora)
     inputs = plan_inputs(run, inspected, index, targets, None)
-    return what_if_rows(inputs, max_length(run, inspected.record.position_limit))
+    return what_if_rows(inputs, max_length(run.spec.training, inspected.record.position_limit))
 
 
 def plan_inputs(
@@ -91,7 +87,7 @@ def plan_inputs(
         workers=where.workers,
         gpus_per_worker=where.gpus_per_worker,
         min_workers=where.min_workers or where.workers,
-        gpu_memory=_gpu_memory(run),
+        gpu_memory=gpu_memory(run),
         zero_stage=where.zero_stage,
         offload=where.offload,
         quantization=spec.lora.quantization,
@@ -105,58 +101,7 @@ def plan_inputs(
     return replace(inputs, gpu_memory=free_memory, context_counted=True)
 
 
-def max_length(run: Run, position_limit: int) -> int:
-    """training.maxLength, else 4096 tokens or the model's own limit."""
-    return run.spec.training.max_length or min(DEFAULT_MAX_LENGTH, position_limit)
-
-
 def _eager_attention(family: Family, config: Mapping[str, Any], longest: int) -> bool:
     """Whether train uses transformers' own attention; see train/attention.py."""
     window = config.get("sliding_window")
     return family.eager or (family.window_in_mask and isinstance(window, int) and longest > window)
-
-
-def _gpu_memory(run: Run) -> int | None:
-    where = run.spec.distribution
-    if where.gpus_per_worker == 0:
-        return None
-    if where.gpu_memory is not None:
-        return quantity_bytes(where.gpu_memory, "distribution.gpuMemory")
-    given = run.settings.gpu_memory.get(where.profile)
-    return quantity_bytes(given, f"the memory of profile {where.profile}") if given else None
-
-
-def _check_settings(run: Run, inspected: InspectedModel, family: Family, index: TokensIndex) -> None:
-    """Settings that contradict the model or the data."""
-    spec, limit = run.spec, inspected.record.position_limit
-    if spec.training.max_length is not None and spec.training.max_length > limit:
-        raise _invalid(
-            f"training.maxLength is {spec.training.max_length}, but the model's configuration allows {limit} tokens. "
-            f"Set it to {limit} or less."
-        )
-    if spec.training.micro_batch_tokens is not None and spec.training.micro_batch_tokens < index.longest:
-        raise _invalid(
-            f"training.microBatchTokens is {spec.training.micro_batch_tokens}, but the longest example has "
-            f"{index.longest} tokens. Set microBatchTokens to {index.longest} or more, or maxLength to "
-            f"{spec.training.micro_batch_tokens} or less."
-        )
-    if spec.training.packing is AutoMode.ALWAYS and not family.packing:
-        raise _invalid(
-            f"training.packing is Always, but {family.title} ({family.attention_kind.value}) mixes packed examples. "
-            "Leave packing at Auto."
-        )
-    if spec.lora.quantization is Quantization.NF4:
-        raise _invalid(
-            "lora.quantization NF4 is not trained yet: remove it. Where the base does not fit into one GPU, "
-            "distribution.zeroStage 3 divides it among several."
-        )
-    if spec.lora.dropout > 0 and spec.lora.targets.preset.value == "AllWithExperts" and family.experts:
-        raise _invalid("lora.dropout cannot be applied to routed experts. Set it to 0, or use the preset Auto.")
-    if spec.evaluation.gate is not None and index.validation_examples == 0:
-        raise _invalid(
-            "evaluation.gate needs validation examples, and there are none. Set dataset.validation, or remove the gate."
-        )
-
-
-def _invalid(sentence: str) -> CloisterError:
-    return CloisterError(FailureReason.SPEC_INVALID, sentence)

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-
-UNITS: dict[str, float] = {
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-    "Pi": 2**50,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "P": 1e15,
-    "m": 1e-3,
-}
+from cloister_api.units import parse_quantity
 
 
 def quantity_bytes(text: str, field: str) -> int:
-    """`80Gi` as bytes. Raises SpecInvalid, naming the field, for what is not a quantity."""
-    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
-    number = text.removesuffix(unit)
+    """`80Gi` as bytes, read as the API reads it. Raises SpecInvalid, naming the field, for none or no bytes."""
     try:
-        size = float(number) * UNITS.get(unit, 1)
+        size = parse_quantity(text)
     except ValueError:
-        size = -1.0
-    if not 0 < size < 2**62:
+        size = 0
+    if size == 0:
         raise CloisterError(FailureReason.SPEC_INVALID, f"{field} is {text!r}; a quantity such as 80Gi was expected.")
-    return int(size)
+    return size
 
 
 def readable(size: int) -> str:

@@ -12,6 +12,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import canonical_json
 from cloister_api.spec_data import ChatTemplate as ChatTemplateField
 from cloister_api.spec_data import Dataset
+from cloister_trainer.model.settings import max_length
 from cloister_trainer.prepare.row_worker import RowOptions
 from cloister_trainer.prepare.survey import SurveyedSource
 from cloister_trainer.prepare.tokenizer import load_tokenizer, tokenizer_kit
@@ -20,8 +21,6 @@ from cloister_trainer.storage import MissingObject, Storage
 STORED_FORMAT = 1
 """Raised when the same rows and options would give other tokens: older caches are then not used."""
 
-DEFAULT_MAX_LENGTH = 4096
-
 
 def row_options(spec: FineTuneJobSpec, storage: Storage, model_folder: Path, position_limit: int) -> RowOptions:
     """The options, with training.maxLength or min(4096, the model's limit).
@@ -29,20 +28,14 @@ def row_options(spec: FineTuneJobSpec, storage: Storage, model_folder: Path, pos
     Raises CloisterError SpecInvalid when maxLength is above the model's limit, ModelUnsupported without a usable
     tokenizer, ModelNotFound without the chat template's file.
     """
-    max_length = spec.training.max_length or min(DEFAULT_MAX_LENGTH, position_limit)
-    if max_length > position_limit:
-        raise CloisterError(
-            FailureReason.SPEC_INVALID,
-            f"training.maxLength is {max_length}, and the model allows sequences of at most {position_limit} tokens. "
-            f"Set training.maxLength to {position_limit} or less.",
-        )
+    longest = max_length(spec.training, position_limit)
     template = read_chat_template(storage, spec.model.chat_template)
     return RowOptions(
         kit=tokenizer_kit(load_tokenizer(model_folder, template)),
         train_on=spec.dataset.train_on,
         system_prompt=spec.dataset.system_prompt,
         too_long=spec.dataset.too_long,
-        max_length=max_length,
+        max_length=longest,
     )
 
 

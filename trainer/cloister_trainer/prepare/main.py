@@ -14,6 +14,7 @@ from cloister_api.spec_cluster import IfExists
 from cloister_trainer.egress import prove_egress
 from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.model.plan import build_train_plan
+from cloister_trainer.model.settings import check_before_data
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.publish.check import Reused, check_output
 from cloister_trainer.records import PlanFile
@@ -49,6 +50,7 @@ def prepare(
 def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace) -> PlanFile:
     """Model and data checked, tokens written, memory planned."""
     inspected = inspect(run, storage, reporter, workspace)
+    check_before_data(run, inspected)
     tokens_uri, index = prepare_tokens(
         run,
         storage,

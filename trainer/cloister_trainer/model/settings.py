@@ -1,0 +1,85 @@
+"""Settings of a job that contradict its model, found from config.json and safetensors headers alone, or its data."""
+
+from __future__ import annotations
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_api.run import Run
+from cloister_api.spec_training import AutoMode, Quantization, TargetPreset, Training
+from cloister_trainer.model.families import FAMILIES
+from cloister_trainer.model.folder import InspectedModel
+from cloister_trainer.model.quantity import quantity_bytes
+from cloister_trainer.model.servers import check_servers
+from cloister_trainer.model.targets import Targets, resolve_targets
+from cloister_trainer.records import TokensIndex
+
+DEFAULT_MAX_LENGTH = 4096
+
+
+def check_before_data(run: Run, inspected: InspectedModel) -> tuple[Targets, list[str]]:
+    """The adapted weights, and what whoever serves the adapter must know; every mistake that needs no data is found.
+
+    Raises SpecInvalid for settings that contradict the model.
+    """
+    spec, family = run.spec, FAMILIES[inspected.record.model_type]
+    max_length(spec.training, inspected.record.position_limit)
+    gpu_memory(run)
+    if spec.training.packing is AutoMode.ALWAYS and not family.packing:
+        raise _invalid(
+            f"training.packing is Always, but {family.title} ({family.attention_kind.value}) mixes packed examples. "
+            "Leave packing at Auto."
+        )
+    if spec.lora.quantization is Quantization.NF4:
+        raise _invalid(
+            "lora.quantization NF4 is not trained yet: remove it. Where the base does not fit into one GPU, "
+            "distribution.zeroStage 3 divides it among several."
+        )
+    if spec.lora.dropout > 0 and spec.lora.targets.preset is TargetPreset.ALL_WITH_EXPERTS and family.experts:
+        raise _invalid("lora.dropout cannot be applied to routed experts. Set it to 0, or use the preset Auto.")
+    targets = resolve_targets(inspected.config, inspected.tensors, spec.lora)
+    return targets, check_servers(spec.output.servable_by or [], family, targets)
+
+
+def check_with_data(run: Run, index: TokensIndex) -> None:
+    """Raises SpecInvalid for settings that contradict the data."""
+    budget = run.spec.training.micro_batch_tokens
+    if budget is not None and budget < index.longest:
+        raise _invalid(
+            f"training.microBatchTokens is {budget}, but the longest example has {index.longest} tokens. "
+            f"Set microBatchTokens to {index.longest} or more, or maxLength to {budget} or less."
+        )
+    if run.spec.evaluation.gate is not None and index.validation_examples == 0:
+        raise _invalid(
+            "evaluation.gate needs validation examples, and there are none. Set dataset.validation, or remove the gate."
+        )
+
+
+def max_length(training: Training, position_limit: int) -> int:
+    """training.maxLength, else 4096 tokens or the model's own limit.
+
+    Raises SpecInvalid when maxLength is above the limit.
+    """
+    if training.max_length is not None and training.max_length > position_limit:
+        raise _invalid(
+            f"training.maxLength is {training.max_length}, but the model's configuration allows {position_limit} "
+            f"tokens. Set it to {position_limit} or less."
+        )
+    return training.max_length or min(DEFAULT_MAX_LENGTH, position_limit)
+
+
+def gpu_memory(run: Run) -> int | None:
+    """Bytes of one GPU by distribution.gpuMemory or the administrator's profile; None on CPUs or when neither says it.
+
+    Raises SpecInvalid for what is not a quantity.
+    """
+    where = run.spec.distribution
+    if where.gpus_per_worker == 0:
+        return None
+    if where.gpu_memory is not None:
+        return quantity_bytes(where.gpu_memory, "distribution.gpuMemory")
+    given = run.settings.gpu_memory.get(where.profile)
+    return quantity_bytes(given, f"the memory of profile {where.profile}") if given else None
+
+
+def _invalid(sentence: str) -> CloisterError:
+    return CloisterError(FailureReason.SPEC_INVALID, sentence)
