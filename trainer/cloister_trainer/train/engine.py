@@ -39,12 +39,13 @@ def deepspeed_config(plan: TrainPlan, training: Training, offload: Offload, *, g
 
     Stages 0 to 2 have no precision block, which would cast the float32 adapters. Stage 3 needs `bf16` so that the base
     is sharded in bfloat16, and then float32 gradients and communication. At stage 0 gradients are clipped by `Engine`,
-    since DeepSpeed does not tell their norm there.
+    since DeepSpeed does not tell their norm there. Below stage 3 communication does not overlap: all gradients of an
+    adapter fit into one bucket, so there is nothing to overlap, and DeepSpeed would wait for the device every time.
     """
     stage = plan.zero_stage
     zero: dict[str, Any] = {
         "stage": stage,
-        "overlap_comm": gpus,
+        "overlap_comm": gpus and stage == 3,
         "contiguous_gradients": True,
         "reduce_bucket_size": reduce_bucket_elements(plan.trainable_parameters),
     }

@@ -96,6 +96,9 @@ def _join_and_run(
         LOCAL_RANK=str(local_rank),
         LOCAL_WORLD_SIZE=str(local_world_size),
     )
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        # Packed lengths differ from micro-batch to micro-batch; fixed segments would hold twice what is in use.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
 
     from cloister_trainer.storage import open_storage
