@@ -29,13 +29,18 @@ _RESULT_FIELDS: dict[str, set[str] | bool] = {
 """Fields of the spec that affect the published files. Caches, pods, workers, storage and checkpoints do not."""
 
 
-def reuse_key(spec: FineTuneJobSpec, model_fingerprint: str, dataset_digest: str) -> str:
+def reuse_key(
+    spec: FineTuneJobSpec, model_fingerprint: str, dataset_digest: str, initial_adapter: str | None = None
+) -> str:
     """sha256 (hexadecimal) over what an adapter was made from and how.
 
     Only fields that differ from the schema's default count, so that a field added to the API later, left out, changes
-    no key. URIs count besides the fingerprint and the digest: the manifest names them.
+    no key. URIs count besides fingerprints and digest: the manifest names them. `initial_adapter` is the fingerprint of
+    the adapter that lora.initFrom names; None without one.
     """
     inputs = {"spec": result_fields(spec), "model": model_fingerprint, "dataset": dataset_digest}
+    if initial_adapter is not None:
+        inputs["initialAdapter"] = initial_adapter
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
 
 

@@ -115,6 +115,13 @@ def test_reuse_notices_other_data_behind_the_same_settings(place: Place) -> None
     assert "the contents of the model or of the dataset" in refusal(place, second).message
 
 
+def test_reuse_notices_another_initial_adapter_behind_the_same_uri(place: Place) -> None:
+    second = place.staged(SECOND, "Reuse")
+    second.plan = second.plan.model_copy(update={"initial_adapter": "0" * 64})
+
+    assert "or of the adapter in lora.initFrom" in refusal(place, second).message
+
+
 def test_replace_moves_the_pointer_and_keeps_the_old_folder(place: Place) -> None:
     place.publish(place.staged(SECOND, "Replace"))
 

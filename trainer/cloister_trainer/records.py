@@ -143,6 +143,8 @@ class PlanFile(ApiModel):
     tokens_uri: str
     data: TokensIndex
     plan: TrainPlan
+    initial_adapter: str | None = None
+    """Fingerprint of the adapter that lora.initFrom names, as prepare found it."""
     egress: dict[str, Any] = {}
     """prepare's egress proof; empty in local runs."""
 

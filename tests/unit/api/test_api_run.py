@@ -193,5 +193,10 @@ def test_what_does_not_affect_the_result_does_not_change_the_reuse_key(path: str
     assert reuse_key(spec_with(**{path: value}), "f", "d") == reuse_key(spec_with(), "f", "d")
 
 
+def test_the_adapter_that_training_starts_from_changes_the_reuse_key() -> None:
+    spec = spec_with(**{"lora.initFrom": {"uri": "s3://adapters/first"}})
+    assert len({reuse_key(spec, "f", "d", adapter) for adapter in (None, "a", "b")}) == 3
+
+
 def test_model_and_data_change_the_reuse_key() -> None:
     assert len({reuse_key(spec_with(), model, data) for model in "ab" for data in "cd"}) == 4

@@ -24,6 +24,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "NF4": ({"lora": {"quantization": "NF4"}}, "NF4 is not trained yet"),
     "longer than the model": ({"training": {"maxLength": 1000}}, "allows 512 tokens"),
     "memory that is no quantity": ({"distribution": {"gpuMemory": "0Gi"}}, "gpuMemory is '0Gi'"),
+    "an adapter that is not there": (
+        {"lora": {"initFrom": {"uri": "file:///nowhere/adapter"}}},
+        "lora.initFrom.uri: file:///nowhere/adapter/adapter_config.json",
+    ),
     "a target that is not there": ({"lora": {"targets": {"modules": ["w1"]}}}, "lora.targets.modules names w1"),
 }
 

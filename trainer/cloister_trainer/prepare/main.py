@@ -16,6 +16,7 @@ from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.model.settings import check_before_data
 from cloister_trainer.prepare.data import prepare_tokens
+from cloister_trainer.prepare.initial_adapter import adapter_fingerprint
 from cloister_trainer.publish.check import Reused, check_output
 from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
@@ -39,7 +40,7 @@ def prepare(
         return earlier
     plan = make_plan(run, storage, reporter, workspace).model_copy(update={"egress": egress})
     if run.spec.output.if_exists is IfExists.REUSE:
-        key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest)
+        key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest, plan.initial_adapter)
         if (reused := check_output(run, storage, key, signing_key)) is not None:
             return reused
     storage.write(run.layout.run_file, run.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
@@ -51,6 +52,7 @@ def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspa
     """Model and data checked, tokens written, memory planned."""
     inspected = inspect(run, storage, reporter, workspace)
     check_before_data(run, inspected)
+    initial_adapter = adapter_fingerprint(storage, run.spec.lora.init_from)
     tokens_uri, index = prepare_tokens(
         run,
         storage,
@@ -63,7 +65,9 @@ def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspa
     plan = build_train_plan(run, inspected, index)
     for warning in plan.warnings:
         reporter.warn(warning)
-    return PlanFile(model=inspected.record, tokens_uri=tokens_uri, data=index, plan=plan)
+    return PlanFile(
+        model=inspected.record, tokens_uri=tokens_uri, data=index, plan=plan, initial_adapter=initial_adapter
+    )
 
 
 def inspect(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace) -> InspectedModel:

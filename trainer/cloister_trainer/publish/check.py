@@ -21,6 +21,8 @@ from cloister_trainer.publish.sealed import SealedFolder, read_sealed
 from cloister_trainer.publish.sign import SigningKey, load_signing_key
 from cloister_trainer.storage import Storage
 
+_CONTENTS = "the contents of the model or of the dataset, or of the adapter in lora.initFrom"
+
 
 @dataclass(frozen=True)
 class Reused:
@@ -78,7 +80,7 @@ def judge_existing(run: Run, storage: Storage, found: StoredPointer | None, reus
         raise _exists(f"{where}. Choose another output.uri, or set output.ifExists to Reuse or Replace.")
     sealed = _named_folder(run, storage, found)
     if sealed.manifest.reuse_key != reuse_key:
-        differences = ", ".join(what_differs(run, sealed.manifest)) or "the contents of the model or of the dataset"
+        differences = ", ".join(what_differs(run, sealed.manifest)) or _CONTENTS
         raise _exists(
             f"{where}, which output.ifExists Reuse cannot take: it was made with another value of {differences}. "
             "Choose another output.uri, or set output.ifExists to Replace."

@@ -64,7 +64,7 @@ def publish(
     """
     key = load_key(run.spec.output.signing, signing_key)
     pointer = read_pointer(storage, run.output)
-    reuse = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest)
+    reuse = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest, plan.initial_adapter)
     published = judge_existing(run, storage, pointer, reuse)
     if published is None:
         sealed = _sealed_before(run, storage)
