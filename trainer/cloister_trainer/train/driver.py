@@ -198,6 +198,7 @@ class Driver:
         return seen
 
     def _abort(self, group: WorkerGroup) -> None:
+        """End the ranks that are left; each stores its stacks and its log."""
         group.ask(Request.ABORT)
         group.wait(END_S)
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -38,6 +39,7 @@ from cloister_trainer.train.event_sink import EventSink
 from cloister_trainer.train.loop import EvictionCallback, train_on_ray
 from cloister_trainer.train.messages import Message, Request
 
+log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
@@ -50,8 +52,8 @@ def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
     """The cluster that RAY_ADDRESS names, or one on loopback that lives as long as this context.
 
     Must be entered on the main thread: what is started dies with the thread that started it (PR_SET_PDEATHSIG), so
-    that nothing is left over when this process is killed. What is started asks for a token that only this process and
-    its children know.
+    that nothing computes on when this process is killed (two of Ray's agents wait a minute for their control store
+    before they end). What is started asks for a token that only this process and its children know.
     """
     if os.environ.get(RAY_ADDRESS):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
@@ -112,8 +114,22 @@ class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train's TorchTrainer without the parts that import torch into the driver and the controller."""
 
+    def _create_default_callbacks(self) -> list[Any]:
+        """All but the one that starts an actor for Ray datasets, which are not used."""
+        return [part for part in super()._create_default_callbacks() if not isinstance(part, DatasetsCallback)]
+
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         return super()._initialize_and_run_controller(**{**parts, "scaling_policy": FixedSize(self.scaling_config)})
+
+
+@contextmanager
+def _lost_with_ray() -> Iterator[None]:
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise CloisterError(
+            FailureReason.WORKERS_LOST, f"Ray no longer answers the driver ({type(error).__name__})."
+        ) from None
 
 
 def _free_address() -> tuple[str, int]:
@@ -191,12 +207,14 @@ class WorkerGroup:
 
     def drain(self) -> tuple[list[Message], float]:
         """Messages since the last call, and how long the quietest rank has not been heard, in seconds."""
-        messages, quiet_s = ray.get(self._sink.drain.remote())
+        with _lost_with_ray():
+            messages, quiet_s = ray.get(self._sink.drain.remote())
         return messages, quiet_s
 
     def ask(self, request: Request) -> None:
         """Ask all ranks."""
-        ray.get(self._sink.ask.remote(int(request)))
+        with _lost_with_ray():
+            ray.get(self._sink.ask.remote(int(request)))
 
     def failure(self) -> CloisterError | None:
         """What Ray says of the end; ranks' own messages tell it better where they came through."""
@@ -208,14 +226,18 @@ class WorkerGroup:
             return CloisterError(
                 FailureReason.WORKERS_LOST, f"The worker processes of rank {lost} ended without saying why."
             )
-        return CloisterError(FailureReason.WORKERS_LOST, "Ray lost the worker group or its controller.")
+        return CloisterError(
+            FailureReason.WORKERS_LOST, f"Ray lost the worker group or its controller ({type(error).__name__})."
+        )
 
     def close(self) -> None:
-        """End the event actor."""
-        ray.kill(self._sink)
+        """End the event actor, and with it the ranks that are left."""
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._sink)
 
     def _fit(self) -> None:
         try:
             self._trainer.fit()
         except Exception as error:  # noqa: BLE001  (whatever Ray raises, the group has ended)
             self._error = error
+            log.info("Ray Train ended: %s", error)
