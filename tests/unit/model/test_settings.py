@@ -26,7 +26,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "memory that is no quantity": ({"distribution": {"gpuMemory": "0Gi"}}, "gpuMemory is '0Gi'"),
     "an adapter that is not there": (
         {"lora": {"initFrom": {"uri": "file:///nowhere/adapter"}}},
-        "lora.initFrom.uri: file:///nowhere/adapter/adapter_config.json",
+        "lora.initFrom.uri: There is no file file:///nowhere/adapter/adapter_config.json",
     ),
     "a target that is not there": ({"lora": {"targets": {"modules": ["w1"]}}}, "lora.targets.modules names w1"),
 }
