@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cloister_api.spec_data import DatasetColumns, DatasetFormat
 
@@ -44,23 +44,20 @@ COLUMNS: dict[DatasetFormat, tuple[ColumnUse, ...]] = {
 
 @dataclass(frozen=True)
 class RowFormat:
-    """A format with the dataset's own name of each of its columns."""
+    """A format with the dataset's own name of each of its columns, also of those that only some rows have."""
 
     format: DatasetFormat
-    mapping: dict[str, str] = field(default_factory=dict)
-
-    def describe(self) -> str:
-        """`Messages (messages from column "conversations", tools)`."""
-        parts = [name if name == column else f'{name} from column "{column}"' for name, column in self.mapping.items()]
-        return f"{self.format.value} ({', '.join(parts)})"
+    mapping: dict[str, str]
 
 
 def map_columns(row_format: DatasetFormat, columns: DatasetColumns | None, present: set[str]) -> RowFormat:
-    """The format with a name for each column: the job's own, else the usual one that is present, else the first."""
+    """The format with a name for each column: the job's own, else the usual one that is present, else the first.
+
+    `present` are the columns of the first rows; an optional column may be in later ones only.
+    """
     mapping = {}
     for use in COLUMNS[row_format]:
         stated = getattr(columns, use.name, None) if columns else None
         found = next((name for name in use.usual if name in present), None)
-        if stated or found or use.required:
-            mapping[use.name] = stated or found or use.usual[0]
+        mapping[use.name] = stated or found or use.usual[0]
     return RowFormat(row_format, mapping)

@@ -18,15 +18,17 @@ PROBED_ROWS = 100
 
 @dataclass(frozen=True)
 class Detected:
-    """A source's format, and the columns of its first rows that nothing reads."""
+    """A source's format, and the columns of its first rows: those that are read, by use, and those that are not."""
 
     row_format: RowFormat
+    columns: dict[str, str]
     left_out: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """`Messages (messages); columns left out: id, source`."""
+        """`Messages (messages from column "conversations", tools); columns left out: id, source`."""
+        parts = [name if name == column else f'{name} from column "{column}"' for name, column in self.columns.items()]
         left_out = f"; columns left out: {name_columns(self.left_out)}" if self.left_out else ""
-        return self.row_format.describe() + left_out
+        return f"{self.row_format.format.value} ({', '.join(parts)}){left_out}"
 
 
 def detect(
@@ -39,8 +41,9 @@ def detect(
     present = {name for row in rows for name in row}
     row_format = stated if stated != DatasetFormat.AUTO else _agree(rows, columns, where)
     mapped = map_columns(row_format, columns, present)
+    shown = {name: column for name, column in mapped.mapping.items() if column in present}
     left_out = tuple(name for name in sorted(present) if name not in mapped.mapping.values())
-    return Detected(mapped, left_out)
+    return Detected(mapped, shown, left_out)
 
 
 def _agree(rows: Sequence[dict[str, Any]], columns: DatasetColumns | None, where: str) -> DatasetFormat:

@@ -35,7 +35,7 @@ def read_row(row: Any, row_format: RowFormat, has_template: bool) -> Row:
     if not isinstance(row, dict):
         raise not_an_object(row)
     for use in COLUMNS[row_format.format]:
-        column = row_format.mapping.get(use.name, use.usual[0])
+        column = row_format.mapping[use.name]
         if use.required and column not in row:
             expected = f'the column "{column}" of the format {row_format.format.value}'
             raise RowError(column, f"no such key ({name_columns(row)} instead)", expected, _MIXED)
@@ -85,7 +85,7 @@ def _alpaca(row: dict[str, Any], columns: dict[str, str], has_template: bool) ->
     output = read_text(row[columns["output"]], columns["output"])
     if not output.strip():
         raise RowError(columns["output"], "an empty completion", "the text that the model shall learn to write")
-    given = row.get(columns["input"]) if "input" in columns else None
+    given = row.get(columns["input"])
     given = "" if given is None else read_text(given, columns["input"])
     if not has_template:
         prompt = ALPACA_WITH_INPUT if given.strip() else ALPACA_WITHOUT_INPUT
@@ -96,12 +96,12 @@ def _alpaca(row: dict[str, Any], columns: dict[str, str], has_template: bool) ->
 
 
 def _tools(row: dict[str, Any], columns: dict[str, str]) -> list[dict[str, Any]] | None:
-    return read_tools(row.get(columns["tools"]), columns["tools"]) if "tools" in columns else None
+    return read_tools(row.get(columns["tools"]), columns["tools"])
 
 
 def _system(row: dict[str, Any], columns: dict[str, str]) -> list[Message]:
     """A system message from ShareGPT's or Alpaca's own `system` column."""
-    text = row.get(columns["system"]) if "system" in columns else None
+    text = row.get(columns["system"])
     if text is None or text == "":
         return []
     return [{"role": "system", "content": read_text(text, columns["system"])}]

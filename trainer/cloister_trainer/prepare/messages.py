@@ -51,7 +51,7 @@ def read_tools(value: Any, field: str) -> list[dict[str, Any]] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RowError(field, "a string that is not JSON", "a list of tool definitions") from None
     if value is None or value == []:
         return None
@@ -123,7 +123,7 @@ def _read_tool_call(call: dict[str, Any], field: str) -> dict[str, Any]:
 def _json_object(text: str) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) else text
 

@@ -75,6 +75,13 @@ class FoundProblems:
         raise CloisterError(FailureReason.DATASET_INVALID, "\n".join(lines))
 
 
+@dataclass(frozen=True)
+class Undecodable:
+    """Stands for a value that its file holds and that cannot be had; it matters only where a format reads it."""
+
+    found: str
+
+
 _TYPE_NAMES: dict[type, str] = {
     type(None): "null",
     bool: "a boolean",
@@ -89,6 +96,8 @@ def type_name(value: object) -> str:
     """A JSON type as people call it: `a string`, `null`, `a list of 3`."""
     if isinstance(value, str):
         return "a string" if value else "an empty string"
+    if isinstance(value, Undecodable):
+        return value.found
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     return _TYPE_NAMES.get(type(value), f"a value of type {type(value).__name__}")

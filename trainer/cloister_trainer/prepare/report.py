@@ -106,7 +106,7 @@ def _source(surveyed: SurveyedSource) -> dict[str, Any]:
         "files": [file.uri for file in source.files[:LISTED_FILES]],
         "fileCount": len(source.files),
         "format": detected.row_format.format.value,
-        "columns": detected.row_format.mapping,
+        "columns": detected.columns,
         "columnsLeftOut": list(detected.left_out),
         "rows": sum(part.rows for part in surveyed.parts),
         "weight": source.weight,

@@ -24,7 +24,8 @@ def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:
+        # The tokenizers library raises plain Exception for a tokenizer.json that it cannot use.
         raise _unsupported(f"the tokenizer cannot be loaded ({type(error).__name__})") from error
     if not tokenizer.is_fast:
         raise _unsupported("the tokenizer has no fast version")

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from cloister_trainer.prepare.problems import RowError
 from cloister_trainer.prepare.readers.chunks import CHUNK_BYTES, ROW_BYTES_LIMIT, Chunk, Encoding, FileError
+from cloister_trainer.prepare.readers.lines import too_long_number
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
@@ -82,6 +83,8 @@ class _Text:
                 self._advance(min(error.pos, len(self._buffer)))
                 found = f"text that is not JSON ({error.msg})"
                 raise self.problem(RowError("", found, "a JSON object")) from None
+            except ValueError:
+                raise self.problem(too_long_number()) from None
             if end == len(self._buffer) and self._more():
                 continue
             line, value = self._line, self._buffer[self._position : end]

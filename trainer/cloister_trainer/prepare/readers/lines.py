@@ -54,6 +54,8 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         return not_json(error)
+    except ValueError:
+        return too_long_number()
     except RecursionError:
         return RowError("", "JSON nested too deeply", "a JSON object")
 
@@ -61,6 +63,11 @@ def parse_json(text: str) -> Any:
 def not_json(error: json.JSONDecodeError) -> RowError:
     """What the parser says, which holds no content, and where in the line."""
     return RowError("", f"text that is not JSON ({error.msg} at character {error.colno})", "one JSON object")
+
+
+def too_long_number() -> RowError:
+    """Python reads no integer of more than 4,300 digits (sys.set_int_max_str_digits)."""
+    return RowError("", "a number with thousands of digits", "numbers that fit 64 bits, or strings")
 
 
 def _parse_bytes(line: bytes) -> Any:
