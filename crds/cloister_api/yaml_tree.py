@@ -38,6 +38,8 @@ _WORDS: dict[str, bool | float | None] = {
 _INTEGER = re.compile(
     r"(?P<sign>[-+]?)(0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO]?(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))"
 )
+_INTEGER_CHARACTERS = 309
+"""A longer integer lies beyond a double's range: it is text, as for kubectl. Python's int() refuses 4,301 digits."""
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
@@ -89,7 +91,7 @@ def plain_value(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     number = text.replace("_", "") if text[:1].isdigit() or text[:1] in "+-" else text
-    if found := _INTEGER.fullmatch(number):
+    if len(number) <= _INTEGER_CHARACTERS and (found := _INTEGER.fullmatch(number)):
         for group, base in (("hex", 16), ("bin", 2), ("oct", 8), ("dec", 10)):
             if found[group] is not None:
                 magnitude = int(found[group], base)

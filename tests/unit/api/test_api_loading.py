@@ -55,6 +55,10 @@ FIELDS = [
     ("  lora: {rank: 1.5}", "9: spec.lora.rank: expected a whole number from 1 to 512, found the number 1.5"),
     ("  lora: {rank: 0}", "9: spec.lora.rank: expected a whole number from 1 to 512, found the number 0"),
     ("  lora: {rank: 513}", "9: spec.lora.rank: expected a whole number from 1 to 512, found the number 513"),
+    (
+        f"  lora: {{rank: {'9' * 5000}}}",
+        f'9: spec.lora.rank: expected a whole number from 1 to 512, found the text "{"9" * 80}…"',
+    ),
     ("  lora: {rank: [16]}", "9: spec.lora.rank: expected a whole number from 1 to 512, found a list"),
     ("  lora: 16", "9: spec.lora: expected a mapping, found the number 16"),
     ("  lora: {alpha: 0}", "9: spec.lora.alpha: expected a number above 0 and at most 4096, found the number 0"),
