@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, open_storage, s3_stream
+from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, Unsupported, open_storage, s3_stream
 from support.s3_proxy import Faults, S3Proxy
 from support.seaweedfs import SeaweedFS
 
@@ -83,3 +83,18 @@ def test_a_lost_answer_hides_nobody_elses_write(seaweedfs: SeaweedFS, s3_storage
     s3_storage.create(f"{s3_uri}/pointer", b"theirs")
     with S3Proxy(seaweedfs, Faults(lose_answers=1)) as proxy, pytest.raises(AlreadyExists):
         open_storage(environ=proxy.environment()).create(f"{s3_uri}/pointer", b"mine")
+
+
+def test_a_store_that_ignores_ranges_is_refused_and_never_read_wrongly(seaweedfs: SeaweedFS, uri: str) -> None:
+    with S3Proxy(seaweedfs, Faults(ignore_ranges=True)) as proxy:
+        storage = open_storage(environ=proxy.environment())
+        assert storage.read(uri) == DATA
+        for start in (0, 1_000_000):
+            with pytest.raises(Unsupported, match=f"ignores ranges .*{uri}"):
+                storage.read_range(uri, start, 1000)
+
+
+def test_a_store_that_ignores_ranges_cannot_go_on_after_a_break(seaweedfs: SeaweedFS, uri: str) -> None:
+    faults = Faults(ignore_ranges=True, cut_after=700_000, cuts=1)
+    with S3Proxy(seaweedfs, faults) as proxy, pytest.raises(Unsupported, match=uri):
+        open_storage(environ=proxy.environment()).read(uri)

@@ -109,7 +109,9 @@ class S3Stream(io.RawIOBase):
             raise self._translated(error) from None
         except BotoCoreError as error:
             raise self._translated(error) from None
-        if first > 0 and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
+        whole = response["ResponseMetadata"]["HTTPStatusCode"] != 206
+        if whole and (first > 0 or (self._length is not None and response["ContentLength"] > self._length)):
+            response["Body"].close()
             raise Unsupported(f"The object store ignores ranges (while reading {self._location}): use another store.")
         self._etag = response["ETag"].strip('"')
         return self._take(response["Body"], response["ContentLength"])
