@@ -199,7 +199,7 @@ def test_files_manifest_and_pointer_changed_together_fail_at_the_signature(
     import hashlib
 
     old = hashlib.sha256((folder / "README.md").read_bytes()).hexdigest()
-    text = (folder / "README.md").read_text().replace("Ada", "Eve")
+    text = (folder / "README.md").read_text().replace("A LoRA adapter", "A safe adapter")
     (folder / "README.md").write_text(text)
     replace_in(folder / "manifest.json", old.encode(), hashlib.sha256(text.encode()).hexdigest().encode())
     pointer = json.loads((output / "current.json").read_text())

@@ -240,7 +240,7 @@ def _not_proven(manifest: Manifest, checks: list[VerifyCheck]) -> list[str]:
     ]
     if signed:
         sentences.append(
-            f"What stands in {MANIFEST_FILE} alone, such as times and deletions: the signature covers every other file; "
+            f"What stands in {MANIFEST_FILE} alone, such as times: the signature covers every other file; "
             "the manifest is protected by the store's access rules."
         )
     else:
