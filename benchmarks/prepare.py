@@ -5,7 +5,8 @@
 Both read English prose in chat rows with SmolLM2's tokenizer, and mask all but the assistant's turns. TRL is timed from
 a dataset that is already loaded to labels in Arrow; its template carries the `{% generation %}` marks that it needs.
 Cloister is timed from the file to stored shards, process start, checks, deduplication and hashing included, with the
-model's own template. Imports of transformers are in neither figure. The labels of both are compared row by row before the figures are printed.
+model's own template. Imports of transformers are in neither figure. The labels of both are compared row by row before
+the figures are printed.
 """
 
 from __future__ import annotations
@@ -93,11 +94,6 @@ def prose() -> list[str]:
                 if 40 < len(text) < 300:
                     found.append(text)
     return sorted(set(found))
-
-
-def labels_digest(tokens: list[int], labels: list[int]) -> str:
-    """One row's tokens and labels as a key that can be counted."""
-    return json.dumps([tokens, labels])
 
 
 def time_ours(rows: list[dict[str, Any]], folder: Path, tokenizer: Path, processes: int) -> tuple[float, Counter[int]]:

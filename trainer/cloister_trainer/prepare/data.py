@@ -74,7 +74,7 @@ def prepare_tokens(
             if error.reason.facts.refusal:
                 storage.delete_prefix(folder)
             raise
-    storage.write(join(folder, INDEX), index.model_dump_json(by_alias=True, exclude_none=True).encode())
+    storage.write(join(folder, INDEX), index.model_dump_json(by_alias=True).encode())
     storage.delete_prefix(join(folder, GROUPS))
     _tell(index, reporter)
     return folder, index

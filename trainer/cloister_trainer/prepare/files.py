@@ -43,7 +43,7 @@ def list_files(storage: Storage, uri: str) -> list[DataFile]:
         if (kind := next((kind for kind in FileKind if entry.uri.lower().endswith(kind)), None))
     ]
     if not files:
-        others = f" ({len(found)} files with other endings)" if found else ""
+        others = f" ({len(found)} file{'s' * (len(found) > 1)} with another ending)" if found else ""
         raise CloisterError(
             FailureReason.DATASET_NOT_FOUND,
             f"There is no .jsonl, .json or .parquet file at {uri}{others}. Correct the URI, or upload the dataset.",

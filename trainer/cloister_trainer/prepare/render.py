@@ -13,10 +13,14 @@ from typing import Any
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_data import TrainOn
+from cloister_trainer.prepare.outline import Outline, is_plain, make_outline, placeholders
 from cloister_trainer.prepare.problems import RowError
 from cloister_trainer.prepare.rows import Conversation, Message, PlainText, Row
 from cloister_trainer.prepare.template import CharSpan, ChatTemplate
 from cloister_trainer.prepare.tokenizer import TokenizerKit
+
+OUTLINES_KEPT = 1024
+"""Sequences of roles whose outlines are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Renderer:
     ) -> None:
         self._kit, self._added_tokens, self._train_on = kit, added_tokens, train_on
         self._template: ChatTemplate | None = None
+        self._outlines: dict[tuple[tuple[str, ...], int], Outline | None] = {}
         self._system: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
 
     @property
@@ -74,6 +79,10 @@ class Renderer:
         messages = messages[: turns[-1] + 1]
         if template.marks_generation:
             return [self._by_marks(template, messages, row.tools, turns)]
+        if row.tools is None and all(map(is_plain, messages)):
+            outlined = self._by_outline(template, messages, turns)
+            if outlined is not None:
+                return [outlined]
         return self._by_turns(template, messages, row.tools, turns)
 
     def prompt(self, row: Row) -> tuple[Rendered, str] | None:
@@ -105,6 +114,35 @@ class Renderer:
         has_system = row.messages[0]["role"] in ("system", "developer")
         system = [] if has_system else self._system
         return self.template, system + row.messages, row.trained_from + len(system)
+
+    def _by_outline(self, template: ChatTemplate, messages: list[Message], turns: Sequence[int]) -> Rendered | None:
+        """What `_by_turns` gives, from the outline of the roles; None when the outline is not what the template wrote.
+
+        Templates that strip contents are tried with stripped ones.
+        """
+        key = (tuple(message["role"] for message in messages), turns[0])
+        if key not in self._outlines:
+            if len(self._outlines) >= OUTLINES_KEPT:
+                self._outlines.clear()
+            self._outlines[key] = self._outline(template, messages, turns)
+        outline = self._outlines[key]
+        if outline is None:
+            return None
+        text = template.render(messages, None)
+        contents = [message["content"] for message in messages]
+        for filled in (contents, [content.strip() for content in contents]):
+            if outline.fill(filled) == text:
+                return Rendered(text, outline.spans_with(filled), plain=False)
+        return None
+
+    def _outline(self, template: ChatTemplate, messages: list[Message], turns: Sequence[int]) -> Outline | None:
+        contents = placeholders(len(messages))
+        blank = [{"role": old["role"], "content": new} for old, new in zip(messages, contents, strict=True)]
+        try:
+            examples = self._by_turns(template, blank, None, turns)
+        except RowError:
+            return None
+        return make_outline(examples[0].text, examples[0].spans, contents) if len(examples) == 1 else None
 
     def _by_marks(
         self, template: ChatTemplate, messages: list[Message], tools: list[dict[str, Any]] | None, turns: Sequence[int]

@@ -35,7 +35,6 @@ def tokenise(
     fates: Fates,
     workers: Workers[RowWorker],
     progress: ProgressTask,
-    group_bytes: int = GROUP_BYTES,
 ) -> list[GroupResult]:
     """Write all groups' shards; a group with a finished record of the same digest is taken as it is.
 
@@ -45,7 +44,7 @@ def tokenise(
     problems = FoundProblems()
     results: dict[int, GroupResult] = {}
     writer: GroupWriter | None = None
-    tasks = _tasks(to, surveyed, fates, group_bytes, results)
+    tasks = _tasks(to, surveyed, fates, results)
     for number, rows, part in workers.map(_tokenise, tasks):
         problems.merge(part.problems)
         progress.advance(rows)
@@ -73,7 +72,6 @@ def _tasks(
     to: Destination,
     surveyed: list[SurveyedSource],
     fates: Fates,
-    group_bytes: int,
     results: dict[int, GroupResult],
 ) -> Iterator[_Task]:
     """The chunks with the fates of their rows. Groups that are finished already go to `results` instead."""
@@ -88,7 +86,7 @@ def _tasks(
             else:
                 results[group] = finished
             size += chunk.size
-            if size >= group_bytes:
+            if size >= GROUP_BYTES:
                 group, size = group + 1, 0
                 finished = read_group(to.storage, to.folder, group, to.digest)
 

@@ -1,0 +1,316 @@
+"""Every mistake in a dataset is answered with the file, the place, what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from support.prepared import DataJob, chat, make_tokenizer, template
+
+SECRET = "Zanzibar"
+GOOD = chat(f"{SECRET}?", f"{SECRET}!")
+
+
+def lines(*rows: Any) -> bytes:
+    """Rows as JSON lines, after a good one."""
+    return b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in (GOOD, *rows))
+
+
+def said_with(role: Any, content: Any) -> dict[str, Any]:
+    """A conversation with one odd message at its end."""
+    return {"messages": [{"role": "user", "content": SECRET}, {"role": role, "content": content}]}
+
+
+def refusal(job: DataJob, data: bytes, name: str = "train.jsonl", **dataset: Any) -> str:
+    """The sentences with which a dataset is refused; nothing is left, and no content is told."""
+    job.write_bytes(data, name)
+    with pytest.raises(CloisterError) as raised:
+        job.prepare(dataset)
+    assert raised.value.reason is FailureReason.DATASET_INVALID
+    assert SECRET not in raised.value.message
+    assert not list(job.folder.glob("out/**/*.*"))
+    return raised.value.message.replace(f"file://{job.folder}/data/", "")
+
+
+JSON_LINES = {
+    "not JSON": (
+        lines(f'{{"messages": [{SECRET}\n'.encode()),
+        "train.jsonl, line 2: found text that is not JSON (Expecting value at character 15), expected one JSON object.",
+    ),
+    "not UTF-8": (
+        lines('{"messages": "Zanzibär"}\n'.encode("latin-1")),
+        "train.jsonl, line 2: found bytes that are not UTF-8 (at byte 21 of the line), expected text in UTF-8. "
+        "Convert the file to UTF-8.",
+    ),
+    "a list in place of an object": (
+        lines([SECRET]),
+        "train.jsonl, line 2: found a list of 1, expected an object with one key a column.",
+    ),
+    "a missing key": (
+        lines({"message": SECRET}),
+        "train.jsonl, line 2, messages: found no such key (message instead), expected the column "
+        '"messages" of the format Messages. Rows of one source must have one format',
+    ),
+    "messages as a string": (
+        lines({"messages": SECRET}),
+        "train.jsonl, line 2, messages: found a string, expected a list of messages",
+    ),
+    "no messages": (lines({"messages": []}), "line 2, messages: found an empty list, expected a list of messages"),
+    "a message as a string": (lines({"messages": [SECRET]}), "line 2, messages[0]: found a string, expected an object"),
+    "no role": (
+        lines({"messages": [{"content": SECRET}]}),
+        "line 2, messages[0].role: found no role, expected one of system, developer, user, assistant, tool",
+    ),
+    "an unknown role": (
+        lines(said_with(SECRET, SECRET)),
+        "line 2, messages[1].role: found an unknown role, expected one of system, developer, user, assistant, tool",
+    ),
+    "a role of another type": (
+        lines(said_with(3, SECRET)),
+        "line 2, messages[1].role: found a number, expected one of",
+    ),  # type: ignore[arg-type]
+    "no content": (
+        lines({"messages": [{"role": "user"}]}),
+        "line 2, messages[0].content: found no content, expected a string, or tool_calls",
+    ),
+    "a number as content": (
+        lines(said_with("assistant", 4)),
+        "line 2, messages[1].content: found a number, expected a string",
+    ),
+    "an empty completion": (
+        lines(said_with("assistant", " \n")),
+        "line 2, messages[1].content: found an empty completion, expected the text that the model shall learn",
+    ),
+    "an image": (
+        lines(said_with("user", [{"type": "image", "url": SECRET}])),
+        "line 2, messages[1].content[0]: found a part that is not text, expected an object with type text",
+    ),
+    "tools that are none": (
+        lines({**GOOD, "tools": SECRET}, {**GOOD, "tools": [SECRET]}),
+        "line 2, tools: found a string that is not JSON, expected a list of tool definitions",
+    ),
+    "no assistant message": (
+        lines(said_with("user", SECRET)),
+        "line 2: found a row without an assistant message, expected at least one, since only these are trained.",
+    ),
+    "half a surrogate pair": (
+        lines(b'{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "a"}]}\n'),
+        "line 2: found half of a surrogate pair",
+    ),
+    "a mixed format further down": (
+        lines(*[GOOD] * 150, {"prompt": SECRET, "completion": SECRET}),
+        "line 152, messages: found no such key (prompt, completion instead)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JSON_LINES)
+def test_json_lines(job: DataJob, case: str) -> None:
+    data, expected = JSON_LINES[case]
+    message = refusal(job, data, format="Messages")
+    assert expected in message
+    assert message.startswith("The dataset has ")
+
+
+PROMPTS = {
+    "an empty completion": ({"prompt": SECRET, "completion": ""}, "line 1, completion: found an empty completion"),
+    "a completion as a list": (
+        {"prompt": SECRET, "completion": [SECRET]},
+        "line 1, completion: found a list of 1, expected a string, as the prompt is one",
+    ),
+    "a completion as a string": (
+        {"prompt": [{"role": "user", "content": SECRET}], "completion": SECRET},
+        "line 1, completion: found a string, expected a list of messages, as the prompt is one",
+    ),
+    "an empty text": ({"text": "  "}, "line 1, text: found an empty text"),
+    "a text of another type": ({"text": {"a": SECRET}}, "line 1, text: found an object, expected a string"),
+    "an empty output": ({"instruction": SECRET, "output": ""}, "line 1, output: found an empty completion"),
+    "an instruction of another type": (
+        {"instruction": None, "output": SECRET},
+        "line 1, instruction: found null, expected a string",
+    ),
+    "an unknown speaker": (
+        {"conversations": [{"from": SECRET, "value": SECRET}]},
+        "line 1, conversations[0].from: found an unknown role, expected one of system, human, user, gpt",
+    ),
+    "an empty turn": (
+        {"conversations": [{"from": "human", "value": SECRET}, {"from": "gpt", "value": ""}]},
+        "line 1, conversations[1].value: found an empty completion",
+    ),
+    "no value": ({"conversations": [{"from": "human"}]}, "line 1, conversations[0].value: found no value"),
+}
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+def test_other_formats(job: DataJob, case: str) -> None:
+    row, expected = PROMPTS[case]
+    assert expected in refusal(job, json.dumps(row).encode())
+
+
+def test_columns_that_no_format_has(job: DataJob) -> None:
+    message = refusal(job, json.dumps({"question": SECRET, "answer": SECRET}).encode())
+    assert "the format cannot be told" in message
+    assert "found question, answer" in message
+    assert "Set dataset.format, and dataset.columns" in message
+
+
+def test_mixed_formats_among_the_first_rows(job: DataJob) -> None:
+    message = refusal(job, lines({"prompt": SECRET, "completion": SECRET}))
+    assert "formats are mixed: row 1 is written as Messages, row 2 as PromptCompletion" in message
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \n"])
+def test_an_empty_file(job: DataJob, data: bytes) -> None:
+    job.write([GOOD], "a.jsonl")
+    message = refusal(job, data, "b.jsonl")
+    assert "b.jsonl: found " in message
+    assert "expected at least one row. Write rows into the file or remove it." in message
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_no_rows_at_all(job: DataJob, name: str) -> None:
+    assert "expected at least one row" in refusal(job, b"[]" if name == "a.json" else b"", name)
+
+
+def test_an_array_that_is_cut_short(job: DataJob) -> None:
+    data = json.dumps([GOOD, GOOD], indent=1).encode()
+    message = refusal(job, data[: len(data) // 2 + 20], "a.json")
+    assert "a.json, line 1" in message
+    assert "text that is not JSON" in message
+
+
+def test_an_array_with_a_row_that_is_no_object(job: DataJob) -> None:
+    message = refusal(job, json.dumps([GOOD, SECRET], indent=1).encode(), "a.json")
+    assert "a.json, line 14 (row 2): found a string, expected an object with one key a column." in message
+
+
+def test_parquet_that_is_none(job: DataJob) -> None:
+    message = refusal(job, b"PAR1" + SECRET.encode(), "a.parquet")
+    assert "a.parquet: found bytes that are not Parquet (ArrowInvalid), expected a Parquet file." in message
+
+
+def test_parquet_with_a_wrong_type(job: DataJob) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"prompt": [SECRET, SECRET], "completion": [1, 2]}), sink)
+    message = refusal(job, sink.getvalue(), "a.parquet")
+    assert "a.parquet, row 1, completion: found a number, expected a string, as the prompt is one." in message
+
+
+def test_the_first_twenty_of_many_problems_are_told_and_all_are_counted(job: DataJob) -> None:
+    job.write([GOOD] + [{"messages": []}] * 10, "a.jsonl")
+    message = refusal(job, lines(*[{"messages": 3}] * 25), "b.jsonl")
+    assert message.startswith("The dataset has 35 problems; the first 20:\n- a.jsonl, line 2, messages: found an empty")
+    assert message.count("\n- ") == 20
+    assert "- b.jsonl, line 11, messages: found a number" in message
+    assert "line 12" not in message
+
+
+def test_problems_are_the_same_with_several_processes(job: DataJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister_trainer.prepare.readers.lines.CHUNK_BYTES", 1 << 10)
+    job.write([GOOD, {"messages": 3}, *[GOOD] * 100, {"messages": 3}])
+    messages = []
+    for processes in (1, 2):
+        with pytest.raises(CloisterError) as raised:
+            job.prepare(processes=processes)
+        messages.append(raised.value.message)
+    assert messages[0] == messages[1]
+    assert "line 103" in messages[0]
+
+
+def test_a_template_that_fails_says_so_for_each_row(job: DataJob) -> None:
+    folder = make_tokenizer(
+        job.tokenizer_folder, job.folder / "tokenizer", template("gemma"), ("<end_of_turn>",), "<bos>"
+    )
+    job = DataJob(job.folder, folder)
+    bad = {"messages": [{"role": "system", "content": SECRET}, *GOOD["messages"]]}
+    message = refusal(job, lines(bad))
+    assert "line 2: found a conversation on which the chat template fails (System role not supported)" in message
+    assert "give another template in model.chatTemplate" in message
+
+
+def test_a_template_that_quotes_the_row_is_not_quoted(job: DataJob) -> None:
+    quoting = "{% for m in messages %}{{ raise_exception('Bad: ' + m.content) }}{% endfor %}"
+    job.write([GOOD])
+    with pytest.raises(CloisterError) as raised:
+        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": quoting}})
+    assert "the chat template fails (TemplateError)" in raised.value.message
+    assert SECRET not in raised.value.message
+
+
+def test_a_template_that_is_no_jinja(job: DataJob) -> None:
+    job.write([GOOD])
+    with pytest.raises(CloisterError, match=r"The chat template is not valid Jinja: .* \(line 1 of the template\)"):
+        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": "{% for m in %}"}})
+
+
+def test_all_rows_too_long(job: DataJob) -> None:
+    job.write([chat(SECRET, SECRET * 50)])
+    with pytest.raises(CloisterError) as raised:
+        job.prepare({"tooLong": "Drop"}, training={"maxLength": 40})
+    assert "All rows are too long: each of them has more than 40 tokens, the shortest" in raised.value.message
+    assert "Raise training.maxLength, or set dataset.tooLong to Truncate." in raised.value.message
+    assert not list(job.folder.glob("out/**/*.*"))
+
+
+def test_too_long_rows_that_are_not_allowed(job: DataJob) -> None:
+    job.write([GOOD, chat(SECRET, SECRET * 50)])
+    with pytest.raises(CloisterError) as raised:
+        job.prepare({"tooLong": "Fail"}, training={"maxLength": 60})
+    assert "line 2: found an example of " in raised.value.message
+    assert "expected at most 60 (training.maxLength)" in raised.value.message
+    assert not list(job.folder.glob("out/**/*.*"))
+
+
+def test_no_dataset_there(job: DataJob) -> None:
+    with pytest.raises(CloisterError, match=r"There is no .jsonl, .json or .parquet file at file://") as raised:
+        job.prepare()
+    assert raised.value.reason is FailureReason.DATASET_NOT_FOUND
+
+
+def test_files_of_other_kinds_are_not_taken_for_data(job: DataJob) -> None:
+    job.write_bytes(b"hello", "README.md")
+    with pytest.raises(CloisterError, match=r"\(1 file with another ending\)"):
+        job.prepare()
+
+
+def test_a_system_prompt_for_plain_text(job: DataJob) -> None:
+    job.write([{"text": SECRET}])
+    with pytest.raises(CloisterError, match=r"Remove dataset\.systemPrompt"):
+        job.prepare({"systemPrompt": "Be brief"})
+
+
+def test_a_length_above_the_models(job: DataJob) -> None:
+    job.write([GOOD])
+    with pytest.raises(CloisterError, match=r"Set training\.maxLength to 2048 or less") as raised:
+        job.prepare(training={"maxLength": 4096})
+    assert raised.value.reason is FailureReason.SPEC_INVALID
+
+
+def test_a_model_folder_without_a_tokenizer(job: DataJob) -> None:
+    job.write([GOOD])
+    empty = job.folder / "empty"
+    empty.mkdir()
+    with pytest.raises(CloisterError, match=r"Expected tokenizer\.json and tokenizer_config\.json") as raised:
+        DataJob(job.folder, empty).prepare()
+    assert raised.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+def test_a_tokenizer_of_another_model(job: DataJob) -> None:
+    folder = make_tokenizer(job.tokenizer_folder, job.folder / "tokenizer", template("marked"))
+    (folder / "config.json").write_text('{"vocab_size": 300}')
+    job.write([GOOD])
+    with pytest.raises(CloisterError, match="has a vocabulary of 300: the tokenizer is not this model's"):
+        DataJob(job.folder, folder).prepare()
+
+
+def test_everything_held_out(job: DataJob) -> None:
+    uri = job.write([GOOD])
+    with pytest.raises(CloisterError, match="No row is left to train"):
+        job.prepare({"sources": [{"uri": uri, "weight": 0.000001}], "validation": {"fraction": 0}})

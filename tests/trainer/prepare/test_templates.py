@@ -1,0 +1,204 @@
+"""Conversations of many model families: what is stored is what the template writes, and the answers are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from support.prepared import DataJob, chat, make_tokenizer, template
+
+LLAMA3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+PHI3 = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+GEMMA = ("<start_of_turn>", "<end_of_turn>")
+
+FAMILIES = {
+    "llama3": (LLAMA3, "<|begin_of_text|>", ["Hello 😀<|eot_id|>", "Bye<|eot_id|>"]),
+    "mistral": ((), "<s>", [" Hello 😀<|im_end|>", " Bye<|im_end|>"]),
+    "phi3": (PHI3, "<s>", ["Hello 😀<|end|>", "Bye<|end|>"]),
+    "gemma": (GEMMA, "<bos>", ["Hello 😀<end_of_turn>", "Bye<end_of_turn>"]),
+    "marked": ((), None, ["Hello 😀<|im_end|>", "Bye<|im_end|>"]),
+    "marked_content": ((), None, ["Hello 😀<|im_end|>", "Bye<|im_end|>"]),
+}
+
+
+def family(job: DataJob, name: str, special: Sequence[str] = (), bos: str | None = None) -> DataJob:
+    """The job with a tokenizer that has this family's template and special tokens."""
+    folder = make_tokenizer(job.tokenizer_folder, job.folder / "tokenizer", template(name), special, bos)
+    return DataJob(job.folder, folder)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_answers_with_their_terminators_are_trained_and_nothing_else(job: DataJob, name: str) -> None:
+    special, bos, expected = FAMILIES[name]
+    job = family(job, name, special, bos)
+    row = chat("Hi é", "Hello 😀", "How are you?", "Bye")
+    job.write([row])
+    [example] = job.prepare().examples()
+    assert example.tokens == job.tokenizer().apply_chat_template(row["messages"])["input_ids"]
+    assert job.trained_texts(example) == expected
+
+
+@pytest.mark.parametrize("name", ["llama3", "mistral", "gemma"])
+def test_the_beginning_of_sequence_stands_once(job: DataJob, name: str) -> None:
+    special, bos, _ = FAMILIES[name]
+    job = family(job, name, special, bos)
+    job.write([chat("Hi", "Hello")])
+    [example] = job.prepare().examples()
+    assert example.tokens.count(job.tokenizer().bos_token_id) == 1
+
+
+def test_smollm2s_own_template(job: DataJob) -> None:
+    row = chat("What is 2+2?", "4")
+    job.write([row])
+    prepared = job.prepare()
+    [example] = prepared.examples()
+    assert example.tokens == job.tokenizer().apply_chat_template(row["messages"])["input_ids"]
+    assert job.trained_texts(example) == ["4<|im_end|>"]
+    assert job.tokenizer().convert_ids_to_tokens(prepared.index.stop_token_id) == "<|im_end|>"
+
+
+@pytest.mark.parametrize("content", [" spaces at the ends \n", "a <|im_end|> inside", "\ue0001\ue001", "x" * 5000])
+def test_contents_that_could_be_taken_for_the_template(job: DataJob, content: str) -> None:
+    row = chat("Hi", content, "And?", "Bye")
+    job.write([row])
+    [example] = job.prepare().examples()
+    assert example.tokens == job.tokenizer().apply_chat_template(row["messages"])["input_ids"]
+    assert job.trained_texts(example) == [f"{content}<|im_end|>", "Bye<|im_end|>"]
+
+
+def test_a_template_that_strips_contents(job: DataJob) -> None:
+    job = family(job, "llama3", LLAMA3, "<|begin_of_text|>")
+    rows = [chat(" Hi ", "Hello\n"), chat("Hi", "Hello"), chat("Hi ", "Hello", "And", " Bye ")]
+    job.write(rows)
+    examples = job.prepare({"deduplicate": False}).examples()
+    for row, example in zip(rows, examples, strict=True):
+        assert example.tokens == job.tokenizer().apply_chat_template(row["messages"])["input_ids"]
+    assert [job.trained_texts(example) for example in examples] == [
+        ["Hello<|eot_id|>"],
+        ["Hello<|eot_id|>"],
+        ["Hello<|eot_id|>", "Bye<|eot_id|>"],
+    ]
+
+
+def test_last_turn_alone(job: DataJob) -> None:
+    job.write([chat("Hi", "Hello", "And?", "Bye")])
+    [example] = job.prepare({"trainOn": "LastTurn"}).examples()
+    assert job.trained_texts(example) == ["Bye<|im_end|>"]
+
+
+def test_last_turn_alone_with_generation_marks(job: DataJob) -> None:
+    job = family(job, "marked")
+    job.write([chat("Hi", "Hello", "And?", "Bye")])
+    [example] = job.prepare({"trainOn": "LastTurn"}).examples()
+    assert job.trained_texts(example) == ["Bye<|im_end|>"]
+
+
+def test_all_tokens_but_the_first(job: DataJob) -> None:
+    job.write([chat("Hi", "Hello")])
+    [example] = job.prepare({"trainOn": "All"}).examples()
+    assert example.trained == [False] + [True] * (len(example.tokens) - 1)
+
+
+def test_messages_after_the_last_answer_are_left_out(job: DataJob) -> None:
+    job.write([chat("Hi", "Hello", "Thanks")])
+    [example] = job.prepare().examples()
+    assert example.tokens == job.tokenizer().apply_chat_template(chat("Hi", "Hello")["messages"])["input_ids"]
+
+
+def test_a_system_prompt_goes_before_conversations_that_have_none(job: DataJob) -> None:
+    own = {"messages": [{"role": "system", "content": "Mine"}, *chat("Hi", "Hello")["messages"]]}
+    job.write([chat("Hi", "Hello"), own])
+    first, second = job.prepare({"systemPrompt": "Be brief"}).examples()
+    text = job.tokenizer().decode(first.tokens)
+    assert text.startswith("<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi")
+    assert job.tokenizer().decode(second.tokens).startswith("<|im_start|>system\nMine<|im_end|>\n<|im_start|>user\nHi")
+
+
+def test_turns_that_the_template_rewrites_become_examples_of_their_own(job: DataJob) -> None:
+    job = family(job, "qwen3")
+    first, second = "<think>\nOne\n</think>\n\nHello", "<think>\nTwo\n</think>\n\nBye"
+    row = chat("Hi", first, "And?", second)
+    job.write([row])
+    prepared = job.prepare()
+    examples = prepared.examples()
+    assert [job.trained_texts(example) for example in examples] == [[f"{first}<|im_end|>"], [f"{second}<|im_end|>"]]
+    tokenizer = job.tokenizer()
+    for example, messages in zip(examples, (row["messages"][:2], row["messages"]), strict=True):
+        assert example.tokens == tokenizer.apply_chat_template(messages)["input_ids"]
+    assert prepared.index.report["rewrittenTurns"] == 1
+    assert "rewrites earlier turns" in prepared.notes
+
+
+def test_a_single_turn_of_the_same_template_is_one_example(job: DataJob) -> None:
+    job = family(job, "qwen3")
+    job.write([chat("Hi", "Hello")])
+    [example] = job.prepare().examples()
+    assert job.trained_texts(example) == ["<think>\n\n</think>\n\nHello<|im_end|>"]
+
+
+def test_tool_calls_and_tools_reach_the_template(job: DataJob) -> None:
+    job = family(job, "qwen3")
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    messages = [
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "content": "Three"},
+    ]
+    job.write([{"messages": messages, "tools": tools}])
+    prepared = job.prepare()
+    text = job.tokenizer().decode(prepared.examples()[0].tokens)
+    assert '<tools>\n{"type": "function", "function": {"name": "add"' in text
+    trained = [text for example in prepared.examples() for text in job.trained_texts(example)]
+    wanted = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call><|im_end|>'
+    assert any(text.endswith(wanted) for text in trained)
+    assert any(text.endswith("Three<|im_end|>") for text in trained)
+
+
+def test_a_template_that_does_not_begin_an_answer_with_its_own_prompt_is_refused(job: DataJob) -> None:
+    odd = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    odd += "{% if add_generation_prompt %}<|im_start|>assistant: <think>{% endif %}"
+    job.write([chat("Hi", "Hello")])
+    with pytest.raises(CloisterError, match="does not begin with its own generation prompt") as raised:
+        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": odd}})
+    assert raised.value.reason is FailureReason.DATASET_INVALID
+
+
+def test_a_template_without_a_terminator_is_refused(job: DataJob) -> None:
+    endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    endless += "{% if add_generation_prompt %}assistant: {% endif %}"
+    job.write([chat("Hi", "Hello")])
+    with pytest.raises(CloisterError, match="never learn where to stop") as raised:
+        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": endless}})
+    assert raised.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+def test_a_template_from_a_file(job: DataJob, tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text(template("marked"))
+    job.write([chat("Hi", "Hello")])
+    [example] = job.prepare(model={"uri": "file:///model", "chatTemplate": {"uri": f"file://{path}"}}).examples()
+    assert job.tokenizer().decode(example.tokens).startswith("<|im_start|>user\nHi")
+
+
+def test_templates_run_in_the_sandbox_only(job: DataJob) -> None:
+    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}" + template("marked")
+    job.write([chat("Hi", "Hello")])
+    with pytest.raises(CloisterError, match="the chat template fails") as raised:
+        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": escape}})
+    assert "SecurityError" in raised.value.message
+
+
+def test_conversations_without_any_template_are_refused(job: DataJob) -> None:
+    folder = make_tokenizer(job.tokenizer_folder, job.folder / "tokenizer", None)
+    job = DataJob(job.folder, folder)
+    job.write([chat("Hi", "Hello")])
+    with pytest.raises(CloisterError, match="the model has no chat template") as raised:
+        job.prepare()
+    assert raised.value.reason is FailureReason.DATASET_INVALID
+    assert "model.chatTemplate" in raised.value.message
