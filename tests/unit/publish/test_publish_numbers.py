@@ -13,7 +13,7 @@ from cloister_trainer.publish.adapter_checks import model_name, published_config
 from cloister_trainer.publish.manifest import collect_egress
 from cloister_trainer.publish.metrics import encode_metrics, first_and_last_time, read_metrics
 from cloister_trainer.publish.plots import smooth
-from cloister_trainer.publish.report import format_bytes, format_duration
+from cloister_trainer.publish.report import format_bytes, format_duration, words
 from cloister_trainer.storage import open_storage
 
 
@@ -95,4 +95,5 @@ def test_smoothing_keeps_a_constant_and_damps_a_spike() -> None:
 
 def test_numbers_are_readable() -> None:
     assert [format_bytes(count) for count in (512, 1536, 3 << 30)] == ["512 B", "1.5 KiB", "3.0 GiB"]
+    assert [words(name) for name in ("frozenWeights", "isolation")] == ["frozen weights", "isolation"]
     assert [format_duration(seconds) for seconds in (5.04, 83.4, 7500)] == ["5.0 s", "1 min 23 s", "2 h 05 min"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,10 @@ from markupsafe import Markup
 from cloister_trainer.publish import plots
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.gate import relative_improvement
-from cloister_trainer.records import MemoryPart
+from cloister_trainer.records import MemoryPart, SampleAnswer, TrainPlan
+
+SAMPLES_SHOWN = 5
+"""Samples that are open at once; the others are folded. Those that were answered otherwise than expected come first."""
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("cloister_trainer.publish", "."),
@@ -43,7 +47,11 @@ def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]], loss: str)
         "found": facts.plan.data.report,
         "fates": _fates(facts.plan.data.report),
         "settings": _settings(facts),
-        "memory": _memory(facts.plan.plan.gpu_memory, checks.measured_memory),
+        "memory": _memory(facts.plan.plan, checks.measured_memory),
+        "samples": sorted(checks.samples, key=_is_equal),
+        "samples_shown": SAMPLES_SHOWN,
+        "is_equal": _is_equal,
+        "words": words,
         "throughput": _throughput(metrics),
         "number": lambda value: f"{value:,}",
         "bytes": format_bytes,
@@ -141,12 +149,23 @@ def _settings(facts: RunFacts) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(section, _rows(spec[section])) for section in sections if spec.get(section)]
 
 
-def _memory(planned: Sequence[MemoryPart], measured: Sequence[MemoryPart]) -> dict[str, Any]:
-    """Bars of the plan, and what was measured beside its sum."""
+def _is_equal(sample: SampleAnswer) -> bool:
+    return sample.after.strip() == sample.expected.strip()
+
+
+def words(name: str) -> str:
+    """`frozen weights` of `frozenWeights`."""
+    return re.sub(r"(?<=[a-z])([A-Z])", lambda match: f" {match[1].lower()}", name)
+
+
+def _memory(plan: TrainPlan, measured: Sequence[MemoryPart]) -> dict[str, Any]:
+    """Bars of the plan, and what was measured beside its sum; on CPUs everything lies in host memory."""
+    planned = plan.gpu_memory or plan.host_memory
     total = sum(part.bytes for part in planned)
     scale = max([total, *(part.bytes for part in measured)], default=0) or 1
     bars = [(part, 100 * part.bytes / scale) for part in planned if part.bytes > 0]
     return {
+        "what": "one GPU" if plan.gpu_memory else "one worker",
         "planned": bars,
         "total": total,
         "total_share": 100 * total / scale,
