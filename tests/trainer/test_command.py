@@ -139,7 +139,7 @@ def test_plan_shows_every_part_and_writes_nothing(desk: Desk) -> None:
 
 def test_a_job_for_gpus_is_planned_here_and_refused_only_by_run(desk: Desk) -> None:
     job = desk.job("gpus")
-    job.write_text(job.read_text().replace("gpusPerWorker: 0", "gpusPerWorker: 8, gpuMemory: 80Gi"))
+    job.write_text(job.read_text().replace("gpusPerWorker: 0", "gpusPerWorker: 8\n    gpuMemory: 80Gi"))
     planned = desk.run("plan", job)
     assert planned.returncode == ExitCode.DONE, planned.stderr
     assert "Memory of one GPU" in planned.stdout
