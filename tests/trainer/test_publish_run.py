@@ -293,7 +293,7 @@ def test_the_report_needs_nothing_from_elsewhere_and_runs_no_script(
     assert html.count("<svg") == 4
     assert "<script>alert(1)</script>" in report.text, "samples are shown as text"
     assert "18 of 20" in report.text
-    assert "segment isolation" in report.text
+    assert "Segment isolation" in report.text
 
 
 def test_the_model_card_has_front_matter_and_the_lines_that_serve_the_adapter(
