@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from cloister_api.errors import CloisterError
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.reasons import FailureReason
-from cloister_api.run import Run, RunSettings
+from cloister_api.run import Run, RunSettings, StorageDefaults
 from cloister_trainer.egress import merge_proofs, prove_egress
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.steps import StepContext, check_step, prepare_step, publish_step, train_step
+from cloister_trainer.storage import open_storage
+from cloister_trainer.workspace import Workspace
 from support.seaweedfs import free_ports
 
 
@@ -104,6 +109,19 @@ def test_a_run_without_addresses_is_unproven(closed: str) -> None:
 def test_nothing_is_claimed_where_nothing_was_dialled(closed: str) -> None:
     assert prove_egress(run_with(None, None, require=False)) == {}
     assert prove_egress(run_with(closed, closed, egress="Open")) == {}
+
+
+@pytest.mark.parametrize("step", [prepare_step, train_step, publish_step, check_step])
+def test_no_step_touches_the_store_before_the_proof(
+    step: Callable[[StepContext], object], closed: str, tmp_path: Path
+) -> None:
+    """The run's URIs name a store that nothing answers for: a step that read first would say so instead."""
+    with listening(_Echo) as control, listening(_Echo) as canary:
+        storage = open_storage(StorageDefaults(endpoint=f"http://{closed}", region="here"), {})
+        context = StepContext(run_with(control, canary), storage, Reporter.silent(), Workspace(tmp_path), lines=False)
+        with pytest.raises(CloisterError) as failure:
+            step(context)
+    assert failure.value.reason is FailureReason.EGRESS_NOT_ENFORCED
 
 
 def test_proofs_of_several_processes_add_up() -> None:

@@ -82,11 +82,11 @@ def train_step(context: StepContext) -> dict[str, Any]:
     from cloister_trainer.train.driver import train
 
     emit = EventWriter(context)
+    scratch = context.workspace.run(context.run.uid)
     try:
+        egress = prove_egress(context.run)
         plan = require_plan(context.run, context.storage)
-        checks = train(
-            context.run, plan, context.storage, context.reporter, context.workspace.run(context.run.uid), emit
-        )
+        checks = train(context.run, plan, context.storage, context.reporter, scratch, emit, egress)
     except CloisterError as error:
         emit(
             FailureSeen(

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,6 @@ from cloister_api.errors import CloisterError
 from cloister_api.events import Done, Event, FailureSeen, Progress, Restarted
 from cloister_api.reasons import FailureReason
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
-from cloister_trainer.egress import prove_egress
 from cloister_trainer.interrupt import Interrupted
 from cloister_trainer.records import Checks, PlanFile
 from cloister_trainer.reporter import Reporter
@@ -42,18 +41,25 @@ PROGRESS_INTERVAL_S = 1.0
 
 
 def train(
-    run: Run, plan: PlanFile, storage: Storage, reporter: Reporter, scratch: Path, emit: Callable[[Event], None]
+    run: Run,
+    plan: PlanFile,
+    storage: Storage,
+    reporter: Reporter,
+    scratch: Path,
+    emit: Callable[[Event], None],
+    egress: Mapping[str, Any] | None = None,
 ) -> Checks:
     """Train until the adapter and checks.json are staged; goes on from the newest checkpoint.
 
-    `scratch` is the run's folder of a Workspace. Raises Interrupted after SIGINT or SIGTERM, and CloisterError when
-    two starts in a row made no newer checkpoint, or at once for a failure that trying again cannot help.
+    `scratch` is the run's folder of a Workspace; `egress` this process's own proof, made before it read the plan.
+    Raises Interrupted after SIGINT or SIGTERM, and CloisterError when two starts in a row made no newer checkpoint, or
+    at once for a failure that trying again cannot help.
     """
     checks = completed_checks(run, storage)
     if checks is None:
         try:
             with Interruption() as interruption:
-                Driver(run, plan, storage, reporter, scratch, emit, interruption).train()
+                Driver(run, plan, storage, reporter, scratch, emit, interruption, dict(egress or {})).train()
         except KeyboardInterrupt:
             raise Interrupted(newest_step(storage, run.layout) or None) from None
         checks = completed_checks(run, storage)
@@ -115,6 +121,7 @@ class Driver:
         scratch: Path,
         emit: Callable[[Event], None],
         interruption: Interruption,
+        egress: dict[str, Any],
     ) -> None:
         self._run, self._plan, self._storage, self._reporter = run, plan, storage, reporter
         self._scratch, self._emit, self._interruption = scratch, emit, interruption
@@ -123,11 +130,10 @@ class Driver:
         self._ranks = distribution.workers * max(1, distribution.gpus_per_worker)
         self._display = Display(reporter, plan.plan.total_steps)
         self._said_at = -math.inf
-        self._egress: dict[str, Any] = {}
+        self._egress = egress
 
     def train(self) -> None:
         """Returns when the adapter and checks.json are staged."""
-        self._egress = prove_egress(self._run)
         gpus = self._run.spec.distribution.gpus_per_worker > 0
         with ray_cluster(self._ranks, gpus), self._display:
             self._interruption.install()
