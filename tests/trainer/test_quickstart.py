@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from support.smollm2 import cached_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
 ORDER = "Hi, please send six crates of oak panels to hall 3 by Thu. Ada"
@@ -72,6 +74,33 @@ def test_the_adapter_answers_an_order_in_stock_peft(output: str, folder: Path) -
     tried = python("scripts/try_adapter.py", "--adapter", str(folder / "adapter"), ORDER)
     assert tried.returncode == 0, tried.stderr
     assert json.loads(tried.stdout) == ANSWER
+
+
+def test_the_published_folder_reloads_in_stock_peft_as_it_was_trained(output: str, folder: Path) -> None:
+    """train proved that the staged tensors are the live ones; here both ways of loading give the same logits."""
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    from cloister_api.spec_training import Lora, Precision
+    from cloister_trainer.train.attention import stock_attention
+    from cloister_trainer.train.lora import add_lora, load_adapter_state
+    from cloister_trainer.train.model import TrainingModule, load_base
+    from cloister_trainer.train.targets import targets_in
+
+    base, adapter, lora = cached_folder(), folder / "adapter", Lora()
+    checks = json.loads((adapter / "checks.json").read_text())
+    assert checks["readBackEqual"] is True
+    model = load_base(base, Precision.FP32, 128)
+    trained = TrainingModule(add_lora(model, targets_in(base, ["model.safetensors"], lora), lora, 1), Precision.FP32)
+    load_adapter_state(trained.model, load_file(adapter / "adapter_model.safetensors"), str(adapter))
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
+    ids = torch.arange(100, 164)[None]
+    with torch.no_grad(), stock_attention(trained.base):
+        ours = trained.eval().model(input_ids=ids, use_cache=False).logits
+        theirs = stock.eval()(input_ids=ids, use_cache=False).logits
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.soak
