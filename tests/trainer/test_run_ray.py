@@ -93,6 +93,7 @@ def driver_of(tiny: TinyRun) -> Iterator[Driver]:
         driver.process.stdout.close()
 
 
+@pytest.mark.timeout(900)
 def test_a_worker_that_is_sent_away_or_killed_costs_not_a_bit(tmp_path: Path, inputs: Path, whole: TinyRun) -> None:
     tiny = make_run(tmp_path, inputs=inputs, **SETTINGS)
     rng = random.Random(7)
@@ -123,6 +124,7 @@ def test_a_worker_that_is_sent_away_or_killed_costs_not_a_bit(tmp_path: Path, in
     assert told == [events[-1]]
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_driver_leaves_nothing_running_and_the_same_command_goes_on(
     tmp_path: Path, inputs: Path, whole: TinyRun
 ) -> None:

@@ -41,6 +41,7 @@ from cloister_trainer.train.messages import Message, Request
 
 log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
+FOLDER_PREFIX = "cloister-ray-"
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -62,7 +63,8 @@ def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    temporary = tempfile.mkdtemp(prefix="cloister-ray-")
+    _remove_left_folders()
+    temporary = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         ray.init(
@@ -79,6 +81,14 @@ def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left_folders() -> None:
+    """Ray's temporary folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not Path("/proc", owner).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Rendezvous(Backend):  # type: ignore[misc]  # Ray ships no types
