@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class DataJob:
 
     def tokenizer(self) -> Any:
         """The tokenizer as transformers loads it."""
-        return load_tokenizer(self.tokenizer_folder, None)
+        return _load(self.tokenizer_folder)
 
     def trained_texts(self, example: StoredExample) -> list[str]:
         """The text of each run of trained tokens."""
@@ -130,6 +131,11 @@ class DataJob:
                 texts.append(tokenizer.decode(example.tokens[at:end]))
             at = max(end, at + 1)
         return texts
+
+
+@cache
+def _load(folder: Path) -> Any:
+    return load_tokenizer(folder, None)
 
 
 def make_tokenizer(

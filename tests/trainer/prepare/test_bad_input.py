@@ -288,7 +288,7 @@ def test_a_system_prompt_for_plain_text(job: DataJob) -> None:
 
 def test_a_length_above_the_models(job: DataJob) -> None:
     job.write([GOOD])
-    with pytest.raises(CloisterError, match=r"Set training\.maxLength to 2048 or less") as raised:
+    with pytest.raises(CloisterError, match=r"the model.s configuration allows 2048 tokens") as raised:
         job.prepare(training={"maxLength": 4096})
     assert raised.value.reason is FailureReason.SPEC_INVALID
 

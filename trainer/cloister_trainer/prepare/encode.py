@@ -33,7 +33,6 @@ class Encoder:
     def __init__(self, kit: TokenizerKit) -> None:
         self._kit = kit
         self._tokenizer = Tokenizer.from_str(kit.tokenizer_json)
-        self.added_tokens = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Ids and trained spans of each text.
@@ -47,10 +46,6 @@ class Encoder:
             encodings = self._tokenizer.encode_batch([one.text for one in batch], add_special_tokens=False)
             results += [self._read(encoding, one) for encoding, one in zip(encodings, batch, strict=True)]
         return results
-
-    def token_id(self, token: str) -> int | None:
-        """The id of a token."""
-        return self._tokenizer.token_to_id(token)
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens written out."""

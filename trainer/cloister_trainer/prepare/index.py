@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.prepare.encode import Encoder
 from cloister_trainer.prepare.report import DATE_NOTE, data_notes, data_report
 from cloister_trainer.prepare.row_worker import Counts, RowOptions
 from cloister_trainer.prepare.select import Selection
@@ -56,10 +55,9 @@ def _stop_token(options: RowOptions, surveyed: list[SurveyedSource]) -> tuple[in
     """The token that ends an answer, and what is worth knowing about the template that writes it."""
     if not any(one.conversations for one in surveyed):
         return options.kit.eos_id, []
-    encoder = Encoder(options.kit)
-    template = ChatTemplate(options.kit, encoder.added_tokens)
+    template = ChatTemplate(options.kit)
     notes = [DATE_NOTE] if template.writes_date else []
-    return encoder.token_id(template.tail.terminator), notes
+    return options.kit.added_tokens.get(template.tail.terminator), notes
 
 
 def _nothing_to_train(options: RowOptions, counts: Counts) -> CloisterError:

@@ -68,7 +68,7 @@ def preview(run: Run, storage: Storage, model_folder: Path, position_limit: int,
         name = source.detected.row_format.format.value
         rows += [_preview_row(encoder, example, name, notes) for example in examples]
     problems.refuse()
-    template = ChatTemplate(options.kit, encoder.added_tokens) if conversations else None
+    template = ChatTemplate(options.kit) if conversations else None
     own = "the model's own" if run.spec.model.chat_template is None else "model.chatTemplate"
     return Preview(
         rows=rows[:count],

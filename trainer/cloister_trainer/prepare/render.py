@@ -36,10 +36,8 @@ class Rendered:
 class Renderer:
     """Renders rows for one job: template, loss spans, system prompt."""
 
-    def __init__(
-        self, kit: TokenizerKit, added_tokens: Sequence[str], train_on: TrainOn, system_prompt: str | None
-    ) -> None:
-        self._kit, self._added_tokens, self._train_on = kit, added_tokens, train_on
+    def __init__(self, kit: TokenizerKit, train_on: TrainOn, system_prompt: str | None) -> None:
+        self._kit, self._train_on = kit, train_on
         self._template: ChatTemplate | None = None
         self._outlines: dict[tuple[tuple[str, ...], int], Outline | None] = {}
         self._system: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
@@ -57,7 +55,7 @@ class Renderer:
                     "The rows are conversations, and the model has no chat template, as base models have none. Give "
                     "one in model.chatTemplate, or use rows with the strings prompt and completion.",
                 )
-            self._template = ChatTemplate(self._kit, self._added_tokens)
+            self._template = ChatTemplate(self._kit)
         return self._template
 
     def render(self, row: Row) -> list[Rendered]:

@@ -113,12 +113,8 @@ class RowWorker:
     def __init__(self, options: RowOptions) -> None:
         self._options = options
         self._encoder = Encoder(options.kit)
-        self._renderer = Renderer(
-            options.kit, self._encoder.added_tokens, options.train_on, options.system_prompt
-        )  # fmt: skip
+        self._renderer = Renderer(options.kit, options.train_on, options.system_prompt)
         self._has_template = options.kit.template is not None
-        bos = options.kit.bos_token
-        self._bos_id = self._encoder.token_id(bos) if bos else None
 
     def rows(self, task: ChunkToRead, problems: FoundProblems) -> Iterator[tuple[str, Row]]:
         """Each good row with its place in the file; problems are added to the list."""
@@ -191,7 +187,7 @@ class RowWorker:
         options = self._options
         length = len(example.tokens)
         counts.lengths[length] += 1
-        fitted = fit(example, options.max_length, options.too_long, self._bos_id)
+        fitted = fit(example, options.max_length, options.too_long, options.kit.bos_id)
         if length > options.max_length:
             counts.dropped += options.too_long is TooLong.DROP
             counts.split += options.too_long is TooLong.SPLIT

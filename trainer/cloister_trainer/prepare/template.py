@@ -44,12 +44,12 @@ class ChatTemplate:
     such turns never learns to stop.
     """
 
-    def __init__(self, kit: TokenizerKit, added_tokens: Sequence[str]) -> None:
+    def __init__(self, kit: TokenizerKit) -> None:
         if kit.template is None or kit.tool_template is None:
             raise ValueError("the tokenizer has no chat template")
         self._template, self._tool_template = kit.template, kit.tool_template
         self._variables = kit.template_variables
-        self._added = sorted(added_tokens, key=len, reverse=True)
+        self._added = sorted(kit.added_tokens, key=len, reverse=True)
         self.marks_generation = bool(_GENERATION.search(kit.template)) and bool(_GENERATION.search(kit.tool_template))
         self.writes_date = "strftime_now" in kit.template
         self.tail = self._find_tail(kit.eos_token)

@@ -55,9 +55,12 @@ class TokenizerKit:
     """The template for rows with tools; the same one in most models."""
     template_variables: dict[str, Any]
     """What transformers hands to every template: bos_token, eos_token and their like."""
+    added_tokens: dict[str, int]
+    """Tokens that are found in text as they are written, special ones among them, with their ids."""
     prefix: tuple[int, ...]
     """Ids that the tokenizer puts before plain text: none, or the beginning-of-sequence token."""
     bos_token: str | None
+    bos_id: int | None
     eos_token: str | None
     eos_id: int | None
     pad_id: int
@@ -71,24 +74,22 @@ class TokenizerKit:
 
 def tokenizer_kit(tokenizer: Any) -> TokenizerKit:
     """The kit of a loaded fast tokenizer."""
-    from tokenizers import Tokenizer
-
     around = tokenizer(_PROBE)["input_ids"]
     inside = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     before = next(i for i in range(len(around)) if around[i : i + len(inside)] == inside)
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.post_processor = None
-    backend.no_truncation()
-    backend.no_padding()
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend.update(post_processor=None, truncation=None, padding=None)
     template, tool_template = _templates(tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return TokenizerKit(
-        tokenizer_json=backend.to_str(),
+        tokenizer_json=json.dumps(backend, ensure_ascii=False),
         template=template,
         tool_template=tool_template,
         template_variables=dict(tokenizer.special_tokens_map),
         prefix=tuple(around[:before]),
+        added_tokens=tokenizer.get_added_vocab(),
         bos_token=tokenizer.bos_token,
+        bos_id=tokenizer.bos_token_id,
         eos_token=tokenizer.eos_token,
         eos_id=tokenizer.eos_token_id,
         pad_id=pad_id if pad_id is not None else 0,

@@ -1,0 +1,76 @@
+"""The pool of processes: in order, as many as the container may use, none left behind, memory flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
+from cloister_trainer.prepare.workers import Workers, usable_cpus
+from support.prepared import DataJob, chat
+
+
+def double(state: int, task: int) -> int:
+    return state + 2 * task
+
+
+def end_abruptly(state: int, task: int) -> int:
+    os._exit(9)
+
+
+def refuse(state: int, task: int) -> int:
+    raise CloisterError(FailureReason.DATASET_INVALID, f"task {task}")
+
+
+def test_answers_come_in_order_and_errors_come_through() -> None:
+    with Workers(partial(int, 1), 2) as workers:
+        assert list(workers.map(double, range(50))) == [1 + 2 * task for task in range(50)]
+        with pytest.raises(CloisterError, match="task 3") as raised:
+            list(workers.map(refuse, [3]))
+        assert raised.value.reason is FailureReason.DATASET_INVALID
+        with pytest.raises(CloisterError, match="was killed") as killed:
+            list(workers.map(end_abruptly, [0]))
+        assert killed.value.reason is FailureReason.OUT_OF_MEMORY
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text("100000 100000\n")
+    assert usable_cpus(quota) == 1
+    quota.write_text("max 100000\n")
+    assert usable_cpus(quota) == len(os.sched_getaffinity(0))
+    quota.write_text("50000 100000\n")
+    assert usable_cpus(quota) == 1
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from support.prepared import DataJob
+
+if __name__ == "__main__":
+    DataJob(Path(sys.argv[1]), Path(sys.argv[2])).prepare()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, smollm2: Path) -> None:
+    peaks = []
+    for megabytes in (2, 80):
+        job = DataJob(tmp_path / str(megabytes), smollm2)
+        row = json.dumps(chat("Hi", "Hello " * 1500)).encode() + b"\n"
+        job.write_bytes(row * (megabytes * 2**20 // len(row)))
+        script = job.folder / "measured.py"
+        script.write_text(MEASURED)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, str(script), str(job.folder), str(smollm2)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 25
