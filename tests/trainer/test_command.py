@@ -20,7 +20,7 @@ from cloister_api.exit_codes import ExitCode
 from support.smollm2_tokenizer import smollm2_tokenizer_folder
 
 ROWS = 64
-STEPS = 300
+STEPS = 80
 pytestmark = pytest.mark.timeout(600)
 
 
