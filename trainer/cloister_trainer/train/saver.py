@@ -74,11 +74,8 @@ class Saver:
         )
 
     def wait(self) -> None:
-        """Until the newest checkpoint is complete in the store; raises what it failed with."""
+        """Until the newest checkpoint is complete in the store, and no more follow; raises what it failed with."""
         self._writer.wait()
-
-    def close(self) -> None:
-        """Let the writer's thread end."""
         self._writer.close()
 
     def _due(self) -> bool:

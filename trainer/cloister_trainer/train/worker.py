@@ -81,6 +81,12 @@ def run_worker(context: WorkerContext) -> Ended:
 def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ended:
     """The whole of training; `state` follows the steps."""
     run, sink = context.run, context.sink
+
+    def say(what: str) -> None:
+        watchdog.beat()
+        if context.is_first:
+            sink.push(Phase(what))
+
     egress = prove_egress_of_all(context)
 
     # Where to go on: rank 0 looks, and tells the others.
@@ -92,16 +98,15 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
         drop_parts_beyond(context.storage, run.layout, state.step)
 
     # Weights and tokens, once per node; the base model, the adapter, the engine, and what the checkpoint holds.
-    sink.push(Phase("Fetching the model and the tokens"))
+    say("Fetching the model and the tokens")
     inputs = fetch_inputs(context, watchdog.beat)
-    sink.push(Phase("Loading the model"))
+    say("Loading the model")
     context = plan_again(context, inputs)
     built = build(context, inputs)
     if state.step > 0:
         restore_checkpoint(context, built, checkpoint, state.step)
-    watchdog.beat()
 
-    sink.push(Phase("Checking the model"))
+    say("Checking the model")
     tests = SelfTests(context, built, state)
     tests.at_start(inputs.train, context.plan.plan)
     watchdog.beat()
@@ -113,7 +118,7 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
         return stopped
 
     # The end: checks on the trained model, and the adapter staged for publish.
-    sink.push(Phase("Checking and staging the adapter"))
+    say("Checking and staging the adapter")
     tests.at_end()
     finish(context, built, inputs, state, saver.best, egress, watchdog.beat)
     return Ended("finished", state.step)
