@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from safetensors.numpy import load
 
 from cloister_api.run import Run
 from cloister_trainer.prepare.data import prepare_tokens
@@ -21,6 +20,7 @@ from cloister_trainer.prepare.tokenizer import load_tokenizer
 from cloister_trainer.records import TokensIndex
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
+from cloister_trainer.train.examples import Examples
 
 TEMPLATES = Path(__file__).parent / "templates"
 UID = "00000000-0000-4000-8000-000000000001"
@@ -61,17 +61,12 @@ class Prepared:
 
     def examples(self, side: str = "train") -> list[StoredExample]:
         """All stored examples of `train` or `validation`."""
-        storage, found = open_storage(), []
-        for shard in getattr(self.index, side):
-            tensors = load(storage.read(f"{self.uri}/{shard.file.name}"))
-            mask = np.zeros(len(tensors["tokens"]), bool)
-            for example, start, end in tensors["labelSpans"]:
-                at = tensors["offsets"][example]
-                mask[at + start : at + end] = True
-            for i, (start, end) in enumerate(zip(tensors["offsets"][:-1], tensors["offsets"][1:], strict=True)):
-                times = int(tensors["repeats"][i]) if side == "train" else 1
-                found.append(StoredExample(tensors["tokens"][start:end].tolist(), mask[start:end].tolist(), times))
-        return found
+        examples = Examples(Path(self.uri.removeprefix("file://")), getattr(self.index, side))
+        times = np.bincount(examples.epoch_ids, minlength=len(examples))
+        return [
+            StoredExample(examples.tokens(i).tolist(), examples.label_mask(i).tolist(), int(times[i]))
+            for i in range(len(examples))
+        ]
 
 
 class DataJob:

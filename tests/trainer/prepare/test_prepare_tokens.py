@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from cloister_trainer.prepare.data import prepare_tokens
+from cloister_trainer.prepare.shards import GroupResult
 from cloister_trainer.reporter import Reporter
 from support.prepared import DataJob, Prepared, chat
 from support.seaweedfs import SeaweedFS
@@ -148,6 +149,16 @@ def test_changed_rows_replace_the_runs_tokens(job: DataJob) -> None:
     assert second.uri == first.uri
     assert second.index.digest != first.index.digest
     assert job.trained_texts(second.examples()[0]) == ["Bye<|im_end|>"]
+
+
+def test_what_was_left_for_other_rows_is_deleted(job: DataJob) -> None:
+    tokens = job.folder / "out" / "runs" / job.run().uid / "tokens"
+    (tokens / "groups").mkdir(parents=True)
+    (tokens / "groups" / "00000.json").write_bytes(GroupResult("another digest").to_json())
+    (tokens / "train-00000-7.safetensors").write_bytes(b"stale")
+    job.write([chat("Hi", "Hello")])
+    job.prepare()
+    assert sorted(path.name for path in tokens.iterdir()) == ["index.json", "train-00000-0.safetensors"]
 
 
 def test_shards_do_not_depend_on_the_number_of_processes(job: DataJob, monkeypatch: pytest.MonkeyPatch) -> None:

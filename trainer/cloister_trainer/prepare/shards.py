@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,17 +63,23 @@ class GroupResult:
                 "validation": [TokenShard.model_validate(shard) for shard in fields["validation"]],
                 "samples": [SampleRow.model_validate(sample) for sample in fields["samples"]],
             },
-            counts=Counts(**counts, lengths=Counts().lengths.__class__(lengths)),
+            counts=Counts(**counts, lengths=Counter(lengths)),
         )
 
 
-def read_group(storage: Storage, folder: str, number: int, digest: str) -> GroupResult | None:
+def delete_other_groups(storage: Storage, folder: str, digest: str) -> None:
+    """Delete what an earlier start left for other rows or options."""
+    records = storage.list(join(folder, GROUPS))
+    if records and GroupResult.from_json(storage.read(records[0].uri)).digest != digest:
+        storage.delete_prefix(folder)
+
+
+def read_group(storage: Storage, folder: str, number: int) -> GroupResult | None:
     """A group that an earlier start finished, or None."""
     try:
-        result = GroupResult.from_json(storage.read(_group_uri(folder, number)))
+        return GroupResult.from_json(storage.read(_group_uri(folder, number)))
     except MissingObject:
         return None
-    return result if result.digest == digest else None
 
 
 class GroupWriter:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cloister_trainer.prepare.problems import FoundProblems
 from cloister_trainer.prepare.row_worker import ChunkToTokenise, RowWorker, TokenisedChunk
 from cloister_trainer.prepare.select import Fates
-from cloister_trainer.prepare.shards import GroupResult, GroupWriter, read_group
+from cloister_trainer.prepare.shards import GroupResult, GroupWriter, delete_other_groups, read_group
 from cloister_trainer.prepare.survey import SurveyedSource, chunks_of
 from cloister_trainer.prepare.workers import Workers
 from cloister_trainer.reporter import ProgressTask
@@ -41,6 +41,7 @@ def tokenise(
     Groups depend on the data alone. Raises CloisterError DatasetInvalid with the first problems and the count of all;
     after the first one, rows are still checked and nothing more is written.
     """
+    delete_other_groups(to.storage, to.folder, to.digest)
     problems = FoundProblems()
     results: dict[int, GroupResult] = {}
     writer: GroupWriter | None = None
@@ -76,7 +77,7 @@ def _tasks(
 ) -> Iterator[_Task]:
     """The chunks with the fates of their rows. Groups that are finished already go to `results` instead."""
     group, size, first = 0, 0, 0
-    finished = read_group(to.storage, to.folder, group, to.digest)
+    finished = read_group(to.storage, to.folder, group)
     for one in surveyed:
         for chunk, part in zip(chunks_of(to.storage, one.source), one.parts, strict=True):
             rows = slice(first, first + part.rows)
@@ -88,7 +89,7 @@ def _tasks(
             size += chunk.size
             if size >= GROUP_BYTES:
                 group, size = group + 1, 0
-                finished = read_group(to.storage, to.folder, group, to.digest)
+                finished = read_group(to.storage, to.folder, group)
 
 
 def _tokenise(worker: RowWorker, task: _Task) -> tuple[int, int, TokenisedChunk]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cloister_trainer.prepare.files import DataFile
 from cloister_trainer.prepare.problems import RowError, Undecodable
-from cloister_trainer.prepare.readers.chunks import Chunk, Encoding, FileError
+from cloister_trainer.prepare.readers.chunks import CHUNK_BYTES, Chunk, Encoding, FileError
 from cloister_trainer.storage import Storage
 
 BATCH_ROWS = 512
@@ -21,14 +21,14 @@ _UNDECODABLE = (ValueError, OverflowError, LookupError)
 
 
 def read_parquet_chunks(storage: Storage, file: DataFile) -> Iterator[Chunk]:
-    """Record batches of BATCH_ROWS rows as Arrow IPC streams. Raises FileError where the file is damaged."""
+    """Record batches of at most BATCH_ROWS rows as Arrow IPC streams. Raises FileError where the file is damaged."""
     row = 1
     try:
         with (
             storage.open(file.uri, etag=file.etag) as stream,
             pq.ParquetFile(stream, buffer_size=BUFFER_BYTES) as parquet,
         ):
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
+            for batch in _small_batches(parquet):
                 sink = pa.BufferOutputStream()
                 with pa.ipc.new_stream(sink, batch.schema) as writer:
                     writer.write_batch(batch)
@@ -44,6 +44,14 @@ def read_parquet_chunks(storage: Storage, file: DataFile) -> Iterator[Chunk]:
         found = f"bytes that are not Parquet ({type(error).__name__})"
         problem = RowError("", found, "a Parquet file", "Write the file again.")
         raise FileError(problem.at(file.uri, f"after row {row - 1}" if row > 1 else "")) from error
+
+
+def _small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Batches of BATCH_ROWS rows, those with long rows cut so that each piece has about CHUNK_BYTES."""
+    for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
+        rows = max(1, batch.num_rows * CHUNK_BYTES // max(CHUNK_BYTES, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
 
 def parse_arrow(payload: bytes, first: int) -> Iterator[tuple[str, Any]]:
