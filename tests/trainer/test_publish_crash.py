@@ -13,9 +13,13 @@ import pytest
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
+from cloister_trainer.prepare.main import prepare
+from cloister_trainer.publish.check import Reused
 from cloister_trainer.publish.main import publish
+from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, open_storage
+from cloister_trainer.workspace import Workspace
 from support.failing_storage import CHANGING, Crash, Moment, RecordingStorage
 from support.staged_run import StagedRun, stage
 
@@ -104,6 +108,65 @@ def test_leftovers_of_a_crash_that_do_not_belong_are_removed(situation: Situatio
 
     assert not leftover.exists()
     assert named_uid(situation.output) == situation.staged.run.uid
+
+
+def run_prepare(staged: StagedRun, storage: Storage, scratch: Path) -> PlanFile | Reused:
+    settings = staged.run.settings.model_copy(update={"require_enforced_egress": False})
+    run = staged.run.model_copy(update={"settings": settings})
+    return prepare(run, storage, Reporter(), Workspace(scratch), None, clock=lambda: NOON)
+
+
+def test_a_clean_up_that_was_cut_short_is_finished_by_prepare(situation: Situation) -> None:
+    """Once the pointer has moved, prepare finds the adapter, and publish is not run again."""
+    undisturbed, storage, layout = RecordingStorage(), open_storage(environ={}), situation.staged.run.layout
+    situation.reset()
+    run_publish(situation.staged, undisturbed, situation.scratch)
+    expected = tree(situation.root)
+    situation.reset()
+    with pytest.raises(Crash):
+        crash_at = undisturbed.calls.index(("delete_prefix", layout.tokens))
+        run_publish(situation.staged, RecordingStorage(crash_at), situation.scratch)
+    assert named_uid(situation.output) == situation.staged.run.uid
+    assert storage.list(layout.tokens)
+
+    found = run_prepare(situation.staged, storage, situation.scratch)
+
+    assert isinstance(found, Reused)
+    assert tree(situation.root) == expected, "tokens and checkpoints are gone, and the record says so"
+
+
+def test_what_was_written_after_the_clean_up_goes_too(situation: Situation) -> None:
+    storage, layout = open_storage(environ={}), situation.staged.run.layout
+    situation.reset()
+    run_publish(situation.staged, storage, situation.scratch)
+    storage.write(f"{layout.checkpoint(41)}/index.json", b"by a pod that was given up")
+
+    run_prepare(situation.staged, storage, situation.scratch)
+
+    assert storage.list(layout.checkpoints) == []
+
+
+@pytest.mark.parametrize("keep", ["OnFailure", "Always"])
+def test_tokens_go_when_prepare_finds_an_equal_adapter(
+    keep: str, tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(environ={})
+    old = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, uid=OLD_UID)
+    old.store(storage)
+    run_publish(old, storage, tmp_path / "scratch")
+    new = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, output={"ifExists": "Reuse", "keepRun": keep})
+
+    def write_tokens(*_: object) -> PlanFile:
+        storage.write(f"{new.run.layout.tokens}/index.json", b"{}")
+        return new.plan
+
+    monkeypatch.setattr("cloister_trainer.prepare.main.make_plan", write_tokens)
+
+    found = run_prepare(new, storage, tmp_path / "scratch")
+
+    assert isinstance(found, Reused)
+    assert found.uid == OLD_UID
+    assert bool(storage.list(new.run.layout.tokens)) == (keep == "Always")
 
 
 class ForgetfulStorage(Storage):

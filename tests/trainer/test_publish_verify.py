@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -170,7 +172,7 @@ CHANGES = [
         "another dataset",
         lambda f: replace_in(f / "manifest.json", b"e" * 64, b"0" * 64),
         "recorded facts",
-        "the dataset's digest",
+        "Dataset's digest",
     ),
     Change("no manifest", lambda f: (f / "manifest.json").unlink(), "manifest", "missing"),
     Change("half a manifest", lambda f: (f / "manifest.json").write_text("{}"), "manifest", "not a manifest"),
@@ -196,20 +198,77 @@ def test_files_manifest_and_pointer_changed_together_fail_at_the_signature(
     output: Path, folder: Path, storage: Storage, keys: KeyPair
 ) -> None:
     """Whoever can write to the store can forge everything but the signature."""
-    import hashlib
-
     old = hashlib.sha256((folder / "README.md").read_bytes()).hexdigest()
-    text = (folder / "README.md").read_text().replace("A LoRA adapter", "A safe adapter")
+    text = (folder / "README.md").read_text().replace("Limits, risks and", "No risks, and all")
     (folder / "README.md").write_text(text)
     replace_in(folder / "manifest.json", old.encode(), hashlib.sha256(text.encode()).hexdigest().encode())
-    pointer = json.loads((output / "current.json").read_text())
-    pointer["manifestDigest"] = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    (output / "current.json").write_text(json.dumps(pointer))
+    name_manifest(output, folder)
 
+    assert "No risks" in text
     assert verify_adapter(storage, output.as_uri()).ok
     report = verify_adapter(storage, output.as_uri(), keys.public)
     assert result_of(report, "signature")[0] is Result.FAILED
     assert {check.name for check in report.checks if check.result is Result.FAILED} == {"signature"}
+
+
+def name_manifest(output: Path, folder: Path) -> None:
+    """Let current.json name manifest.json as it is now."""
+    pointer = json.loads((output / "current.json").read_text())
+    pointer["manifestDigest"] = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    (output / "current.json").write_text(json.dumps(pointer))
+
+
+FORGERIES: list[tuple[str, dict[str, Any], str]] = [
+    ("baseModel", {"license": {"id": "mit", "evidence": "LicenseText", "file": "LICENSE"}}, "Base model's licence"),
+    ("baseModel", {"license": {"id": "apache-2.0", "evidence": "Stated"}}, "Base model's licence"),
+    ("baseModel", {"architecture": "Llama"}, "architecture"),
+    ("baseModel", {"uri": "s3://models/tiny"}, "the base model's URI"),
+    ("provenance", {"requestedBy": "Ada"}, "requestedBy (stated)"),
+    ("provenance", {"requestedBy": None}, "requestedBy (stated)"),
+    ("provenance", {"dataClassification": "public"}, "dataClassification (stated)"),
+    ("provenance", {"requestedBy": None, "ticket": None}, "ticket (stated)"),
+    ("dataset", {"digest": "e"}, "Dataset's digest"),
+    ("egress", {"summary": "6"}, "Network access"),
+]
+
+
+@pytest.mark.parametrize(("section", "forged", "said"), FORGERIES)
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_manifest_and_pointer_forged_together_disagree_with_the_card(
+    section: str,
+    forged: dict[str, Any],
+    said: str,
+    signed: bool,
+    output: Path,
+    folder: Path,
+    storage: Storage,
+    keys: KeyPair,
+) -> None:
+    """The signature covers the card and not the manifest, which therefore must repeat the card word for word."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[section] = {key: value for key, value in (manifest[section] | forged).items() if value is not None}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    name_manifest(output, folder)
+
+    report = verify_adapter(storage, output.as_uri(), keys.public if signed else None)
+
+    assert not report.ok
+    assert said in result_of(report, "recorded facts")[1]
+    assert {check.name for check in report.checks if check.result is Result.FAILED} == {"recorded facts"}
+
+
+def test_a_manifest_without_its_provenance_disagrees_with_the_card(
+    output: Path, folder: Path, storage: Storage, keys: KeyPair
+) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["provenance"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"name": "contract"}))
+    name_manifest(output, folder)
+
+    report = verify_adapter(storage, output.as_uri(), keys.public)
+
+    assert not report.ok
+    assert "on the name, the card's row requestedBy" in result_of(report, "recorded facts")[1]
 
 
 def test_another_key_does_not_verify(output: Path, storage: Storage, tmp_path: Path) -> None:

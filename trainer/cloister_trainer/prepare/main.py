@@ -18,6 +18,7 @@ from cloister_trainer.model.settings import check_before_data
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.initial_adapter import adapter_fingerprint
 from cloister_trainer.publish.check import Reused, check_output
+from cloister_trainer.publish.cleanup import Clock, clean_up, utc_now
 from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import MissingObject, Storage
@@ -25,15 +26,24 @@ from cloister_trainer.workspace import Workspace
 
 
 def prepare(
-    run: Run, storage: Storage, reporter: Reporter, workspace: Workspace, signing_key: Path | None
+    run: Run,
+    storage: Storage,
+    reporter: Reporter,
+    workspace: Workspace,
+    signing_key: Path | None,
+    clock: Clock = utc_now,
 ) -> PlanFile | Reused:
     """Leave tokens, plan.json and run.json in the run folder, or find that the adapter exists already.
 
-    A prepared run is not prepared again: plan.json is written last. Raises CloisterError for every mistake that can be
-    seen before a device is taken.
+    A prepared run is not prepared again: plan.json is written last. Where the adapter exists, no later step is run:
+    what publish would delete is deleted here, also for this run's own adapter whose clean-up was cut short.
+
+    Raises CloisterError for every mistake that can be seen before a device is taken.
     """
     egress = prove_egress(run)
     if (published := check_output(run, storage, None, signing_key)) is not None:
+        if published.uid == run.uid and (done := read_plan(run, storage)) is not None:
+            clean_up(run, done, storage, clock)
         return published
     if (earlier := read_plan(run, storage)) is not None:
         reporter.say("Prepared earlier; going on from there.")
@@ -42,6 +52,7 @@ def prepare(
     if run.spec.output.if_exists is IfExists.REUSE:
         key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest, plan.initial_adapter)
         if (reused := check_output(run, storage, key, signing_key)) is not None:
+            clean_up(run, plan, storage, clock)
             return reused
     storage.write(run.layout.run_file, run.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
     storage.write(run.layout.plan_file, plan.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cloister_api.spec_cluster import Provenance
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.gate import relative_improvement
+from cloister_trainer.records import LicenseFinding
 
 CARD_FILE = "README.md"
+ORIGIN_HEADING = "## Licence and origin"
 PLOT_FILE = "loss.svg"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's --max-lora-rank takes."""
@@ -60,9 +63,38 @@ def render_card(facts: RunFacts) -> str:
         "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= facts.adapter.max_rank), VLLM_RANKS[-1]),
         "served_from_s3": facts.run.output.folder.startswith("s3://"),
         "plot": PLOT_FILE,
+        "origin_heading": ORIGIN_HEADING,
+        "origin_rows": origin_rows(
+            facts.plan.model.license,
+            facts.checks.base_digest,
+            facts.plan.data.digest,
+            facts.run.spec.provenance,
+            facts.egress.summary,
+        ),
         "cell": cell,
     }
     return _ENVIRONMENT.get_template("card.md.j2").render(context)
+
+
+def origin_rows(
+    license_facts: LicenseFinding, base_digest: str, dataset_digest: str, provenance: Provenance | None, egress: str
+) -> list[str]:
+    """The rows of the card's table of licence and origin; `cloister verify` compares them with the manifest."""
+    evidence = license_facts.evidence + (f", {cell(license_facts.file)}" if license_facts.file else "")
+    stated = provenance.to_api() if provenance else {}
+    return [
+        f"| Base model's licence | {cell(license_facts.id)} (evidence: {evidence}) |",
+        f"| Base model's digest | sha256 {base_digest} |",
+        f"| Dataset's digest | sha256 {dataset_digest} |",
+        *(f"| {name} (stated) | {cell(value)} |" for name, value in stated.items()),
+        f"| Network access | {egress} |",
+    ]
+
+
+def read_origin_rows(card: str) -> list[str]:
+    """What `origin_rows` was when `card` was written."""
+    lines = card.partition(f"\n{ORIGIN_HEADING}\n")[2].split("\n")
+    return [line for line in lines if line.startswith("| ") and line != "| | |"]
 
 
 def cell(text: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from cloister_api.base import ApiModel
@@ -15,6 +15,13 @@ from cloister_trainer.records import PlanFile
 from cloister_trainer.storage import Storage
 
 RECORD_FILE = "deleted.json"
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The time that records name."""
+    return datetime.now(UTC)
 
 
 class DeletionRecord(ApiModel):
@@ -43,13 +50,17 @@ def planned_deletions(run: Run, plan: PlanFile) -> list[Deletion]:
     return deletions
 
 
-def clean_up(run: Run, plan: PlanFile, storage: Storage, clock: Callable[[], datetime]) -> None:
-    """Delete what `planned_deletions` says, then record it; done before, it does nothing."""
+def clean_up(run: Run, plan: PlanFile, storage: Storage, clock: Clock) -> None:
+    """Delete what `planned_deletions` says, then record it; where nothing is left, the record stays as it is.
+
+    The record does not end the work: a pod that was given up may have written after it.
+    """
     record = join(run.layout.root, RECORD_FILE)
     uris = [deletion.uri for deletion in planned_deletions(run, plan) if deletion.when == "AfterPublication"]
-    if not uris or storage.exists(record):
+    if not uris:
         return
-    for uri in uris:
-        storage.delete_prefix(uri)
+    deleted = sum([storage.delete_prefix(uri) for uri in uris])
+    if not deleted and storage.exists(record):
+        return
     time = clock().isoformat(timespec="seconds")
     storage.write(record, DeletionRecord(deleted=uris, time=time).model_dump_json(by_alias=True, indent=2).encode())

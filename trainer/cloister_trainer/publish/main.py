@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from cloister_api.status import OutputStatus
 from cloister_trainer.publish.adapter_checks import check_adapter
 from cloister_trainer.publish.base_files import fetch_config
 from cloister_trainer.publish.check import judge_existing, load_key
-from cloister_trainer.publish.cleanup import clean_up, planned_deletions
+from cloister_trainer.publish.cleanup import Clock, clean_up, planned_deletions, utc_now
 from cloister_trainer.publish.digests import digest_bytes
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.folder import build_folder, upload_folder, write_signature
@@ -34,13 +33,6 @@ from cloister_trainer.publish.staged import read_checks, read_staged
 from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage
-
-Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """The time that a manifest names."""
-    return datetime.now(UTC)
 
 
 def publish(

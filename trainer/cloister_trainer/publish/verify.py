@@ -13,7 +13,8 @@ from cloister_api.base import ApiEnum, ApiModel
 from cloister_api.errors import CloisterError
 from cloister_api.layout import OutputLayout, join
 from cloister_api.reasons import FailureReason
-from cloister_trainer.publish.card import CARD_FILE, cell
+from cloister_trainer.publish.adapter_checks import model_name
+from cloister_trainer.publish.card import CARD_FILE, cell, origin_rows, read_origin_rows
 from cloister_trainer.publish.cleanup import RECORD_FILE, DeletionRecord
 from cloister_trainer.publish.digests import digest_stream
 from cloister_trainer.publish.manifest import MANIFEST_FILE, ChecksSummary, Manifest
@@ -175,14 +176,30 @@ def _check_recorded(storage: Storage, folder: str, manifest: Manifest, files: di
         "train's egress proof": (manifest.egress.train, checks.egress),
         "GPU seconds": (manifest.cost.gpu_seconds, checks.gpu_seconds),
     }
-    provenance = manifest.provenance.to_api() if manifest.provenance else {}
-    in_card = {"the dataset's digest": manifest.dataset.digest, "the licence": cell(manifest.base_model.license.id)}
-    in_card |= {f"provenance.{field}": cell(value) for field, value in provenance.items()}
     different = [what for what, (stated, recorded) in repeated.items() if stated != recorded]
-    different += [what for what, text in in_card.items() if text not in card]
+    different += _not_as_in_card(manifest, card)
     if different:
         return _failed(name, f"the manifest disagrees with {CHECKS_FILE} or {CARD_FILE} on {', '.join(different)}.")
     return _passed(name, f"the manifest agrees with {CHECKS_FILE} and {CARD_FILE}.")
+
+
+def _not_as_in_card(manifest: Manifest, card: str) -> list[str]:
+    """What the manifest states otherwise than the card; whole lines are compared, for a card holds many words."""
+    model = manifest.base_model
+    intro = (
+        f"A LoRA adapter for **{cell(model_name(model.uri))}** ({model.architecture}, {model.parameters:,} parameters)"
+    )
+    lines = {
+        "the name": f"# {cell(manifest.name)}\n",
+        "the base model's name, architecture or size": f"{intro}, trained with\n",
+        "the base model's URI": f"With PEFT, where `BASE` is a local folder with the base model (`{model.uri}`) and ",
+    }
+    expected = origin_rows(
+        model.license, model.digest, manifest.dataset.digest, manifest.provenance, manifest.egress.summary
+    )
+    rows = set(expected) ^ set(read_origin_rows(card))
+    different = [what for what, line in lines.items() if f"\n{line}" not in card]
+    return different + sorted({f"the card's row {row[2:].partition(' | ')[0]}" for row in rows})
 
 
 def _check_signature(
