@@ -19,6 +19,7 @@ from cloister_trainer.storage import Full, Storage, Unreachable, open_storage
 from cloister_trainer.train.checkpoint import (
     CheckpointIndex,
     CheckpointWriter,
+    drop_checkpoints_beyond,
     fetch_newest,
     newest_step,
     resume_settings,
@@ -91,6 +92,17 @@ def test_the_newest_is_chosen_and_only_the_newest_are_kept(tiny: TinyRun) -> Non
 def test_one_that_was_cut_short_is_never_chosen(tiny: TinyRun, damage: Callable[[Path], object]) -> None:
     write(tiny, [5, 10], best=3)
     damage(tiny.stored("checkpoints/step-000010"))
+    assert fetched_step(tiny) == 5
+
+
+def test_going_on_from_an_older_one_drops_the_damaged_ones_after_it(tiny: TinyRun) -> None:
+    """Else a damaged one would count as the newest, and the next that is written would be pruned as too old."""
+    write(tiny, [2, 4, 6])
+    tiny.stored("checkpoints/step-000006/state.safetensors").write_bytes(b"short")
+    assert fetched_step(tiny) == 4
+    drop_checkpoints_beyond(open_storage(), tiny.run.layout, 4)
+    assert newest_step(open_storage(), tiny.run.layout) == 4
+    write(tiny, [5], keep=1)
     assert fetched_step(tiny) == 5
 
 

@@ -41,7 +41,7 @@ def record(losses: list[float], stopping: EarlyStopping | None) -> TrainState:
     state = TrainState()
     for step, loss in enumerate(losses):
         state.step = step
-        state.record_evaluation(loss, stopping)
+        state.record_evaluation(loss, Evaluation(early_stopping=stopping))
     return state
 
 

@@ -135,7 +135,7 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_goes_on(
         driver.until_checkpoint(rng.randrange(5, 60))
         assert len(driver.workers()) == 2
         driver.process.kill()
-        _, agents = psutil.wait_procs(driver.descendants, timeout=10)
+        _, agents = psutil.wait_procs(driver.descendants, timeout=20)
         assert {process.name() for process in agents if process.is_running()} <= RAYS_AGENTS
 
     with driver_of(tiny) as driver:

@@ -182,6 +182,11 @@ def test_early_stopping_publishes_the_best_adapter(tmp_path: Path, inputs: Path)
     run_ranks(last).end()
     assert last.checks()["bestStep"] == best + 3
     assert last.adapter() != stopped.adapter()
+    settings["evaluation"] = {**evaluation, "keepBest": False}
+    killed = make_run(tmp_path / "killed", steps=40, checkpoint={"interval": "0s"}, **settings)
+    assert run_ranks(killed, 1, at_checkpoint(best + 1, "kill")).ends == {}
+    run_ranks(killed).end()
+    assert killed.adapter() == last.adapter()
 
 
 def test_a_loss_that_is_not_a_number_names_the_step(tmp_path: Path) -> None:
@@ -200,12 +205,23 @@ def test_a_loss_that_is_not_a_number_names_the_step(tmp_path: Path) -> None:
     assert not tiny.stored("checkpoints").exists()
 
 
-def poison_a_token(inputs: Path) -> None:
+def test_a_validation_loss_that_is_not_a_number_names_the_step(tmp_path: Path) -> None:
+    make_run(tmp_path, validation=8)
+    poison_a_token(tmp_path / "inputs", "tokens-24-8", "validation-00000.safetensors")
+    with pytest.raises(CloisterError) as failure:
+        run_ranks(make_run(tmp_path, validation=8)).end()
+    assert failure.value.reason is FailureReason.LOSS_DIVERGED
+    assert failure.value.step == 0
+    assert "validation loss after step 0" in failure.value.message
+
+
+def poison_a_token(inputs: Path, folder: str = "tokens-24-0", shard: str = "train-00000.safetensors") -> None:
     """Make the embedding of a token that the shortest example lacks not a number: start-up tests see nothing of it."""
-    shard = load_file(inputs / "tokens-24-0" / "train-00000.safetensors")
-    tokens, offsets = shard["tokens"].tolist(), shard["offsets"].tolist()
+    train = load_file(inputs / folder / "train-00000.safetensors")
+    tokens, offsets = train["tokens"].tolist(), train["offsets"].tolist()
     examples = [tokens[start:end] for start, end in pairwise(offsets)]
-    token = next(iter(set(tokens) - set(min(examples, key=len))))
+    present = load_file(inputs / folder / shard)["tokens"].tolist()
+    token = next(iter(set(present) - set(min(examples, key=len))))
     weights = inputs / "model" / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.embed_tokens.weight"][token] = float("nan")
@@ -214,7 +230,7 @@ def poison_a_token(inputs: Path) -> None:
 
 
 def test_a_rank_that_hangs_leaves_the_stacks(tmp_path: Path, inputs: Path) -> None:
-    tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=10)
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=30)
     ranks = run_ranks(tiny, 2, at_step(5, "freeze"))
     failure = ranks.messages[-1]
     assert failure.reason is FailureReason.NO_PROGRESS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import time
 import uuid
 from typing import Any
@@ -17,6 +18,7 @@ from cloister_trainer.cli.local import load_one_job, local_run, local_storage, o
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.steps import StepContext, prepare_step, publish_step, train_step
 from cloister_trainer.storage import Storage
+from cloister_trainer.workspace import Workspace
 
 
 def execute(options: argparse.Namespace, reporter: Reporter) -> int:
@@ -30,6 +32,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
     storage = local_storage()
     run = local_run(job, on_this_machine(job.spec, reporter), storage)
     if options.fresh:
+        shutil.rmtree(Workspace.of_environment().run(run.uid), ignore_errors=True)
         run = discard(run, storage, reporter)
     context = dataclasses.replace(StepContext.of(run, reporter), storage=storage)
     if options.signing_key is not None:

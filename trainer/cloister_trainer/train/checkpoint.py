@@ -106,6 +106,20 @@ def fetch_newest(storage: Storage, run: Run, plan: PlanFile, folder: Path) -> Ch
     return other
 
 
+def drop_checkpoints_beyond(storage: Storage, layout: RunLayout, step: int) -> None:
+    """Delete the checkpoints after `step`: the run goes on from there because they are damaged."""
+    for later, _ in _listed(storage, layout.checkpoints):
+        if later > step:
+            _delete(storage, layout, later)
+
+
+def _delete(storage: Storage, layout: RunLayout, step: int) -> None:
+    """The index goes first, so that no half folder looks whole."""
+    uri = layout.checkpoint(step)
+    storage.delete(join(uri, INDEX))
+    storage.delete_prefix(uri)
+
+
 def _fetch_first(storage: Storage, checkpoints: str, folder: Path) -> Checkpoint | None:
     for step, _ in _listed(storage, checkpoints):
         uri = join(checkpoints, f"step-{step:06d}")
@@ -243,12 +257,13 @@ class CheckpointWriter:
             complete = index.model_copy(update={"files": files})
             self._storage.write(join(uri, INDEX), json.dumps(complete.to_api()).encode())
         when_complete(uri)
-        self._prune()
+        try:
+            self._prune()
+        except CloisterError as error:
+            log.warning("Older checkpoints stay, since they could not be deleted: %s", error)
 
     def _prune(self) -> None:
-        """Delete all but the newest complete checkpoints; the index goes first, so that no half folder looks whole."""
+        """Delete all but the newest complete checkpoints."""
         complete = [step for step, names in _listed(self._storage, self._layout.checkpoints) if INDEX in names]
         for step in complete[self._keep :]:
-            uri = self._layout.checkpoint(step)
-            self._storage.delete(join(uri, INDEX))
-            self._storage.delete_prefix(uri)
+            _delete(self._storage, self._layout, step)

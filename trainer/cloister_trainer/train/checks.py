@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
 from cloister_trainer.records import TrainPlan
 from cloister_trainer.train import selftests
 from cloister_trainer.train.context import WorkerContext
@@ -57,9 +60,12 @@ class SelfTests:
 
 
 def validation_loss(
-    context: WorkerContext, built: Built, examples: Examples, plan: TrainPlan, beat: Callable[[], None]
+    context: WorkerContext, built: Built, examples: Examples, plan: TrainPlan, step: int, beat: Callable[[], None]
 ) -> float:
-    """Mean cross-entropy per label token of the validation examples, over all ranks. A collective."""
+    """Mean cross-entropy per label token of the validation examples, over all ranks. A collective.
+
+    Raises CloisterError (LOSS_DIVERGED), on every rank, when it is not finite after `step`.
+    """
     total, labels = evaluate(
         built.module,
         examples,
@@ -72,4 +78,12 @@ def validation_loss(
     sums = torch.tensor([total, labels], dtype=torch.float64, device=context.device)
     if context.world_size > 1:
         dist.all_reduce(sums)
-    return float(sums[0] / sums[1])
+    loss = float(sums[0] / sums[1])
+    if not math.isfinite(loss):
+        raise CloisterError(
+            FailureReason.LOSS_DIVERGED,
+            f"The validation loss after step {step} is not a finite number. Lower training.learningRate or lora.alpha, "
+            "or raise training.warmupRatio.",
+            step=step,
+        )
+    return loss

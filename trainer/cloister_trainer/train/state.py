@@ -7,7 +7,7 @@ import math
 from pydantic import ConfigDict
 
 from cloister_api.base import ApiModel
-from cloister_api.spec_training import EarlyStopping, Evaluation
+from cloister_api.spec_training import Evaluation
 from cloister_trainer.records import EvaluationPoint
 
 
@@ -20,7 +20,7 @@ class TrainState(ApiModel):
     evaluations: list[EvaluationPoint] = []
     """In order of step; step 0 is the base model."""
     best_step: int | None = None
-    """The step from 1 on with the lowest validation loss."""
+    """The step from 1 on with the lowest validation loss; None without evaluation.keepBest."""
     best_loss: float | None = None
     stale_evaluations: int = 0
     """Evaluations since the loss last fell by more than earlyStopping.minDelta."""
@@ -48,8 +48,9 @@ class TrainState(ApiModel):
         for name in type(self).model_fields:
             setattr(self, name, getattr(other, name))
 
-    def record_evaluation(self, loss: float, stopping: EarlyStopping | None) -> bool:
-        """Add the evaluation after the current step; tells whether this adapter is the best so far."""
+    def record_evaluation(self, loss: float, evaluation: Evaluation) -> bool:
+        """Add the evaluation after the current step; tells whether this adapter is to be kept as the best so far."""
+        stopping = evaluation.early_stopping
         self.evaluations = [*self.evaluations, EvaluationPoint(step=self.step, loss=loss)]
         if self.step == 0:
             self.reference_loss = loss
@@ -60,7 +61,7 @@ class TrainState(ApiModel):
         else:
             self.stale_evaluations += 1
         self.stopped_early = stopping is not None and self.stale_evaluations >= stopping.patience
-        if self.best_loss is None or loss < self.best_loss:
+        if evaluation.keep_best and (self.best_loss is None or loss < self.best_loss):
             self.best_step, self.best_loss = self.step, loss
             return True
         return False

@@ -10,7 +10,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.events import EvaluationDone, FailureSeen
 from cloister_api.reasons import FailureReason
 from cloister_trainer.train import schedule
-from cloister_trainer.train.checkpoint import Checkpoint, fetch_newest
+from cloister_trainer.train.checkpoint import Checkpoint, drop_checkpoints_beyond, fetch_newest
 from cloister_trainer.train.checks import SelfTests, validation_loss
 from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.control import Control
@@ -96,6 +96,7 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     state.take(share(checkpoint.index.state if checkpoint is not None else TrainState()))
     if context.is_first:
         drop_parts_beyond(context.storage, run.layout, state.step)
+        drop_checkpoints_beyond(context.storage, run.layout, state.step)
 
     # Weights and tokens, once per node; the base model, the adapter, the engine, and what the checkpoint holds.
     say("Fetching the model and the tokens")
@@ -142,8 +143,8 @@ def make_steps(
     def measure() -> None:
         if inputs.validation is None:
             return
-        loss = validation_loss(context, built, inputs.validation, plan, watchdog.beat)
-        if state.record_evaluation(loss, evaluation.early_stopping) and evaluation.keep_best:
+        loss = validation_loss(context, built, inputs.validation, plan, state.step, watchdog.beat)
+        if state.record_evaluation(loss, evaluation):
             saver.keep_best()
         if context.is_first:
             base_loss = loss if state.base_loss is None else state.base_loss
