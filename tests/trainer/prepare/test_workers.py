@@ -73,4 +73,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, smollm2: Path) -> No
         command = [sys.executable, str(script), str(job.folder), str(smollm2)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 25
+    assert peaks[1] - peaks[0] < 40, "half of what the larger file has more"
