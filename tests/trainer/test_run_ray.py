@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 2,
     "validation": 8,
     "checkpoint": {"interval": "0s"},
-    "evaluation": {"everySteps": 50},
+    "evaluation": {"everySteps": 50, "everyEpochs": 1000},
 }
 
 

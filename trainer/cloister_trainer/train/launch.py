@@ -36,7 +36,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.event_sink import EventSink
-from cloister_trainer.train.loop import EvictionCallback, train_on_ray
+from cloister_trainer.train.loop import EvictionCallback, node_address, train_on_ray
 from cloister_trainer.train.messages import Message, Request
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _lost_with_ray() -> Iterator[None]:
 
 
 def _free_address() -> tuple[str, int]:
-    address = ray.util.get_node_ip_address()
+    address = node_address()
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.bind((address, 0))
         return address, probe.getsockname()[1]

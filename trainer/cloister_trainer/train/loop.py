@@ -72,6 +72,13 @@ class RaySink:
             self._request = Request.ABORT  # the actor ends with the driver: nobody waits for this rank any more
 
 
+def node_address() -> str:
+    """The address under which Ray knows this node: loopback on a cluster that the driver started."""
+    node_id = ray.get_runtime_context().get_node_id()
+    address: str = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == node_id)
+    return address
+
+
 def train_on_ray(config: dict[str, Any]) -> None:
     """Ray Train's worker function. `config` holds the actor, run and plan as JSON, attempt, scratch and models."""
     rank_info = ray.train.get_context()
@@ -128,7 +135,7 @@ def _join_and_run(
             attempt=config["attempt"],
             rank=rank,
             world_size=world_size,
-            node=ray.util.get_node_ip_address(),
+            node=node_address(),
             device=device,
             storage=open_storage(run.settings.storage),
             sink=sink,
