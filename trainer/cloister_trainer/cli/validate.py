@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from cloister_api.loading import load_jobs
-
 from cloister_api.errors import CloisterError
 from cloister_api.exit_codes import ExitCode
+from cloister_api.loading import load_jobs
 from cloister_trainer.reporter import Reporter
 
 
