@@ -18,6 +18,12 @@ SECRET = "Zanzibar"
 GOOD = chat(f"{SECRET}?", f"{SECRET}!")
 
 
+@pytest.fixture
+def job(small_job: DataJob) -> DataJob:
+    """What is tested here does not depend on the tokenizer."""
+    return small_job
+
+
 def lines(*rows: Any) -> bytes:
     """Rows as JSON lines, after a good one."""
     return b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in (GOOD, *rows))
@@ -262,9 +268,9 @@ def test_all_rows_too_long(job: DataJob) -> None:
 def test_too_long_rows_that_are_not_allowed(job: DataJob) -> None:
     job.write([GOOD, chat(SECRET, SECRET * 50)])
     with pytest.raises(CloisterError) as raised:
-        job.prepare({"tooLong": "Fail"}, training={"maxLength": 60})
+        job.prepare({"tooLong": "Fail"}, training={"maxLength": 80})
     assert "line 2: found an example of " in raised.value.message
-    assert "expected at most 60 (training.maxLength)" in raised.value.message
+    assert "expected at most 80 (training.maxLength)" in raised.value.message
     assert not list(job.folder.glob("out/**/*.*"))
 
 
@@ -304,9 +310,9 @@ def test_a_model_folder_without_a_tokenizer(job: DataJob) -> None:
 
 def test_a_tokenizer_of_another_model(job: DataJob) -> None:
     folder = make_tokenizer(job.tokenizer_folder, job.folder / "tokenizer", template("marked"))
-    (folder / "config.json").write_text('{"vocab_size": 300}')
+    (folder / "config.json").write_text('{"vocab_size": 100}')
     job.write([GOOD])
-    with pytest.raises(CloisterError, match="has a vocabulary of 300: the tokenizer is not this model's"):
+    with pytest.raises(CloisterError, match="has a vocabulary of 100: the tokenizer is not this model's"):
         DataJob(job.folder, folder).prepare()
 
 

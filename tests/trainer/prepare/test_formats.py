@@ -34,9 +34,9 @@ def test_every_format_of_a_conversation_gives_the_same_example(job: DataJob, cas
     assert f"train.jsonl: {case.split(maxsplit=1)[0]} (" in prepared.said.replace("/data:", "/train.jsonl:")
 
 
-def test_what_was_detected_and_left_out_is_said_and_reported(job: DataJob) -> None:
-    job.write([{"id": 1, **SHARE_GPT}])
-    prepared = job.prepare()
+def test_what_was_detected_and_left_out_is_said_and_reported(small_job: DataJob) -> None:
+    small_job.write([{"id": 1, **SHARE_GPT}])
+    prepared = small_job.prepare()
     assert 'ShareGPT (messages from column "conversations"); columns left out: id.' in prepared.said
     [source] = prepared.index.report["sources"]
     assert source["format"] == "ShareGPT"
@@ -132,34 +132,36 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_kind_of_file_gives_the_same_examples(job: DataJob, name: str) -> None:
+def test_every_kind_of_file_gives_the_same_examples(small_job: DataJob, name: str) -> None:
     rows = [{"id": i, **chat(f"Héllo {i} \u2028", f"Answer {i}")} for i in range(1200)]
-    job.write_bytes(FILES[name](rows), name)
-    prepared = job.prepare({"uri": f"file://{job.folder}/data/{name}"})
-    job.write(rows)
-    expected = job.prepare({"uri": f"file://{job.folder}/data/train.jsonl", "cacheUri": f"file://{job.folder}/cache"})
+    small_job.write_bytes(FILES[name](rows), name)
+    prepared = small_job.prepare({"uri": f"file://{small_job.folder}/data/{name}"})
+    small_job.write(rows)
+    expected = small_job.prepare(
+        {"uri": f"file://{small_job.folder}/data/train.jsonl", "cacheUri": f"file://{small_job.folder}/cache"}
+    )
     assert prepared.examples() == expected.examples()
     assert prepared.index.digest == expected.index.digest
     assert len(prepared.examples()) == 1200
 
 
-def test_null_columns_of_parquet_structs_are_left_out(job: DataJob) -> None:
+def test_null_columns_of_parquet_structs_are_left_out(small_job: DataJob) -> None:
     with_calls = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     rows = [ROW, {"messages": [ROW["messages"][0], with_calls]}]
-    job.write_bytes(as_parquet(rows), "table.parquet")
+    small_job.write_bytes(as_parquet(rows), "table.parquet")
     from support.prepared import template
 
     model = {"uri": "file:///model", "chatTemplate": {"inline": template("qwen3")}}
-    first, second = job.prepare(model=model).examples()
-    assert job.trained_texts(first) == ["<think>\n\n</think>\n\nHello<|im_end|>"]
-    assert '{"name": "f", "arguments": {}}' in job.tokenizer().decode(second.tokens)
+    first, second = small_job.prepare(model=model).examples()
+    assert small_job.trained_texts(first) == ["<think>\n\n</think>\n\nHello<|im_end|>"]
+    assert '{"name": "f", "arguments": {}}' in small_job.tokenizer().decode(second.tokens)
 
 
-def test_a_prefix_with_several_files_is_one_dataset(job: DataJob) -> None:
-    job.write([chat("a", "1")], "part/a.jsonl")
-    job.write_bytes(json.dumps([chat("b", "2")]).encode(), "part/b.json")
-    job.write_bytes(as_parquet([chat("c", "3")]), "c.parquet")
-    job.write_bytes(b"not data", "README.md")
-    prepared = job.prepare()
-    assert sorted(job.trained_texts(example)[0][0] for example in prepared.examples()) == ["1", "2", "3"]
+def test_a_prefix_with_several_files_is_one_dataset(small_job: DataJob) -> None:
+    small_job.write([chat("a", "1")], "part/a.jsonl")
+    small_job.write_bytes(json.dumps([chat("b", "2")]).encode(), "part/b.json")
+    small_job.write_bytes(as_parquet([chat("c", "3")]), "c.parquet")
+    small_job.write_bytes(b"not data", "README.md")
+    prepared = small_job.prepare()
+    assert sorted(small_job.trained_texts(example)[0][0] for example in prepared.examples()) == ["1", "2", "3"]
     assert prepared.index.report["sources"][0]["fileCount"] == 3

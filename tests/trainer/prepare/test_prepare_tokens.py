@@ -62,21 +62,21 @@ def test_the_length_of_the_model_is_the_default(job: DataJob) -> None:
     assert job.prepare(limit=128).index.longest == 128
 
 
-def test_duplicates_are_kept_once(job: DataJob) -> None:
-    job.write([chat("Hi", "Hello"), chat("Hi", "Bye"), chat("Hi", "Hello")])
-    prepared = job.prepare()
+def test_duplicates_are_kept_once(small_job: DataJob) -> None:
+    small_job.write([chat("Hi", "Hello"), chat("Hi", "Bye"), chat("Hi", "Hello")])
+    prepared = small_job.prepare()
     assert len(prepared.examples()) == 2
     assert prepared.index.report["duplicates"] == 1
-    assert len(job.prepare({"deduplicate": False}).examples()) == 3
+    assert len(small_job.prepare({"deduplicate": False}).examples()) == 3
 
 
-def test_weights_repeat_examples(job: DataJob) -> None:
-    once = job.write([chat(f"once {i}", "a") for i in range(40)], "once.jsonl")
-    often = job.write([chat(f"often {i}", "a") for i in range(200)], "often.jsonl")
-    never = job.write([{"nonsense": 1}], "never.jsonl")
+def test_weights_repeat_examples(small_job: DataJob) -> None:
+    once = small_job.write([chat(f"once {i}", "a") for i in range(40)], "once.jsonl")
+    often = small_job.write([chat(f"often {i}", "a") for i in range(200)], "often.jsonl")
+    never = small_job.write([{"nonsense": 1}], "never.jsonl")
     sources = [{"uri": once}, {"uri": often, "weight": 2.25}, {"uri": never, "weight": 0}]
-    index = job.prepare({"sources": sources}).index
-    examples = job.prepare({"sources": sources}).examples()
+    index = small_job.prepare({"sources": sources}).index
+    examples = small_job.prepare({"sources": sources}).examples()
     times = [example.repeats for example in examples]
     assert times[:40] == [1] * 40
     assert set(times[40:]) == {2, 3}
@@ -86,18 +86,18 @@ def test_weights_repeat_examples(job: DataJob) -> None:
     assert index.epoch_trained_tokens == sum(example.repeats * sum(example.trained) for example in examples)
 
 
-def test_five_percent_of_two_hundred_rows_are_held_out(job: DataJob) -> None:
+def test_five_percent_of_two_hundred_rows_are_held_out(small_job: DataJob) -> None:
     rows = [chat(f"Question {i}", f"Answer {i}") for i in range(400)]
-    job.write(rows[:199])
-    assert job.prepare({"validation": None}).index.validation_examples == 0
-    job.write(rows)
-    prepared = job.prepare({"validation": None}, evaluation={"samples": 3})
+    small_job.write(rows[:199])
+    assert small_job.prepare({"validation": None}).index.validation_examples == 0
+    small_job.write(rows)
+    prepared = small_job.prepare({"validation": None}, evaluation={"samples": 3})
     train, validation = prepared.examples(), prepared.examples("validation")
     assert len(train) + len(validation) == 400
     assert 8 <= len(validation) <= 35
     assert prepared.index.validation_examples == len(validation)
     assert len(prepared.index.samples) == 3
-    tokenizer = job.tokenizer()
+    tokenizer = small_job.tokenizer()
     for sample in prepared.index.samples:
         number = sample.answer.removeprefix("Answer ")
         messages = chat(f"Question {number}")["messages"]
@@ -106,10 +106,10 @@ def test_five_percent_of_two_hundred_rows_are_held_out(job: DataJob) -> None:
         assert any(example.tokens[: len(asked)] == asked for example in validation)
 
 
-def test_a_separate_validation_source(job: DataJob) -> None:
-    train = job.write([chat(f"Question {i}", "a") for i in range(20)])
-    validation = job.write([chat(f"Question {i}", "a") for i in range(15, 30)], "validation.jsonl")
-    prepared = job.prepare({"uri": train, "validation": {"uri": validation, "maxExamples": 10}})
+def test_a_separate_validation_source(small_job: DataJob) -> None:
+    train = small_job.write([chat(f"Question {i}", "a") for i in range(20)])
+    validation = small_job.write([chat(f"Question {i}", "a") for i in range(15, 30)], "validation.jsonl")
+    prepared = small_job.prepare({"uri": train, "validation": {"uri": validation, "maxExamples": 10}})
     assert len(prepared.examples()) == 20
     assert len(prepared.examples("validation")) == 10
     overlap = prepared.index.report["overlap"]
@@ -128,36 +128,36 @@ def test_the_report_counts_lengths(job: DataJob) -> None:
     assert sum(lengths["histogram"]["examples"]) == 2
 
 
-def test_tokens_in_the_cache_are_used_again(job: DataJob) -> None:
-    job.write([chat("Hi", "Hello")])
-    cache = {"cacheUri": f"file://{job.folder}/cache"}
-    first = job.prepare(cache)
-    assert first.uri == f"file://{job.folder}/cache/{first.index.digest}"
-    again = job.prepare(cache)
+def test_tokens_in_the_cache_are_used_again(small_job: DataJob) -> None:
+    small_job.write([chat("Hi", "Hello")])
+    cache = {"cacheUri": f"file://{small_job.folder}/cache"}
+    first = small_job.prepare(cache)
+    assert first.uri == f"file://{small_job.folder}/cache/{first.index.digest}"
+    again = small_job.prepare(cache)
     assert again.index == first.index
     assert "nothing is tokenised" in again.said
-    other = job.prepare({**cache, "trainOn": "All"})
+    other = small_job.prepare({**cache, "trainOn": "All"})
     assert other.index.digest != first.index.digest
     assert "nothing is tokenised" not in other.said
 
 
-def test_changed_rows_replace_the_runs_tokens(job: DataJob) -> None:
-    job.write([chat("Hi", "Hello")])
-    first = job.prepare()
-    job.write([chat("Hi", "Bye")])
-    second = job.prepare()
+def test_changed_rows_replace_the_runs_tokens(small_job: DataJob) -> None:
+    small_job.write([chat("Hi", "Hello")])
+    first = small_job.prepare()
+    small_job.write([chat("Hi", "Bye")])
+    second = small_job.prepare()
     assert second.uri == first.uri
     assert second.index.digest != first.index.digest
-    assert job.trained_texts(second.examples()[0]) == ["Bye<|im_end|>"]
+    assert small_job.trained_texts(second.examples()[0]) == ["Bye<|im_end|>"]
 
 
-def test_what_was_left_for_other_rows_is_deleted(job: DataJob) -> None:
-    tokens = job.folder / "out" / "runs" / job.run().uid / "tokens"
+def test_what_was_left_for_other_rows_is_deleted(small_job: DataJob) -> None:
+    tokens = small_job.folder / "out" / "runs" / small_job.run().uid / "tokens"
     (tokens / "groups").mkdir(parents=True)
     (tokens / "groups" / "00000.json").write_bytes(GroupResult("another digest").to_json())
     (tokens / "train-00000-7.safetensors").write_bytes(b"stale")
-    job.write([chat("Hi", "Hello")])
-    job.prepare()
+    small_job.write([chat("Hi", "Hello")])
+    small_job.prepare()
     assert sorted(path.name for path in tokens.iterdir()) == ["index.json", "train-00000-0.safetensors"]
 
 
@@ -181,7 +181,7 @@ def test_an_s3_store(job: DataJob, seaweedfs: SeaweedFS, bucket: str, monkeypatc
     dataset = {"uri": f"s3://{bucket}/data", "cacheUri": f"s3://{bucket}/cache"}
     run = job.run(dataset, output={"uri": f"s3://{bucket}/out"})
     said = Reporter(Console(file=io.StringIO()))
-    uri, index = prepare_tokens(run, storage, job.tokenizer_folder, 2048, job.folder / "scratch", said, 2)
+    uri, index = prepare_tokens(run, storage, job.tokenizer_folder, 2048, job.folder / "scratch", said, 1)
     assert Prepared(uri, index, "").index.epoch_examples == 50
     names = {entry.name for entry in storage.list(uri)}
     assert names == {"index.json", "train-00000-0.safetensors"}

@@ -51,26 +51,27 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 from support.prepared import DataJob
 
 if __name__ == "__main__":
     DataJob(Path(sys.argv[1]), Path(sys.argv[2])).prepare()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
+"""Prints the process's own peak in KiB; getrusage's would be at least that of the process that started it."""
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path, smollm2: Path) -> None:
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, small_tokenizer: Path) -> None:
     peaks = []
     for megabytes in (2, 80):
-        job = DataJob(tmp_path / str(megabytes), smollm2)
+        job = DataJob(tmp_path / str(megabytes), small_tokenizer)
         row = json.dumps(chat("Hi", "Hello " * 1500)).encode() + b"\n"
         job.write_bytes(row * (megabytes * 2**20 // len(row)))
         script = job.folder / "measured.py"
         script.write_text(MEASURED)
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, str(script), str(job.folder), str(smollm2)]
+        command = [sys.executable, str(script), str(job.folder), str(small_tokenizer)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 40, "half of what the larger file has more"
+    assert peaks[1] - peaks[0] < 25
