@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +83,24 @@ def test_a_template_that_strips_contents(job: DataJob) -> None:
         ["Hello<|eot_id|>"],
         ["Hello<|eot_id|>", "Bye<|eot_id|>"],
     ]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "qwen3", "chatml"])
+def test_the_outline_of_the_roles_changes_nothing(small_job: DataJob, name: str) -> None:
+    special, bos, _ = FAMILIES.get(name, ((), None, []))
+    job = family(small_job, name, special, bos)
+    pieces = ["Hi", " ", "\n", "<|im_end|>", "<|im_start|>assistant\n", "</think>", "<think>a", "\ue0000\ue001", "é😀"]
+    generator = random.Random(name)
+    outlined, plain = [], []
+    for number in range(60):
+        texts = ["".join(generator.choices(pieces, k=generator.randint(1, 4))) + str(number) for _ in range(4)]
+        row = chat(*texts[: generator.choice((2, 4))])
+        outlined.append(row)
+        plain.append({"messages": [{**message, "name": "a key that no outline knows"} for message in row["messages"]]})
+    job.write(outlined)
+    expected = job.prepare().examples()
+    job.write(plain)
+    assert job.prepare().examples() == expected
 
 
 def test_last_turn_alone(job: DataJob) -> None:
