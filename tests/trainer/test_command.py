@@ -20,7 +20,7 @@ from cloister_api.exit_codes import ExitCode
 from support.smollm2_tokenizer import smollm2_tokenizer_folder
 
 ROWS = 64
-STEPS = 80
+STEPS = 200
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -156,7 +156,7 @@ def test_a_held_run_goes_on_when_it_is_released(desk: Desk) -> None:
     assert held.returncode == ExitCode.DONE, held.stderr
     assert "Remove spec.hold" in held.stderr
     job.write_text(released)
-    said = end_during_training(desk, job, lambda process: process.kill(), after_step=1)
+    said = end_during_training(desk, job, lambda process: process.kill(), "progress")
     assert "Prepared earlier" in said
 
 
@@ -180,16 +180,15 @@ def test_the_same_command_again_has_nothing_to_do(desk: Desk, undisturbed: Path)
     assert sorted((path, path.stat().st_mtime_ns) for path in undisturbed.iterdir()) == before
 
 
-def end_during_training(desk: Desk, job: Path, end: Callable[[subprocess.Popen[str]], None], after_step: int) -> str:
-    """Start a run, end it when the event line of a step comes, and return what it said."""
+def end_during_training(desk: Desk, job: Path, end: Callable[[subprocess.Popen[str]], None], event: str) -> str:
+    """Start a run, end it at its first event line of a kind, and return what it said."""
     process = desk.start("run", job)
     said: list[str] = []
     listener = threading.Thread(target=lambda: said.extend(process.stderr or []))
     listener.start()
     try:
         for line in process.stdout or []:
-            event = json.loads(line)
-            if event["event"] == "progress" and event["step"] >= after_step:
+            if json.loads(line)["event"] == event:
                 end(process)
                 break
         for _ in process.stdout or []:
@@ -211,9 +210,11 @@ def adapter_bytes(folder: Path) -> bytes:
 
 def test_what_ctrl_c_leaves_the_same_command_and_resume_from_go_on_with(desk: Desk, undisturbed: Path) -> None:
     job = desk.job("interrupted")
-    said = end_during_training(desk, job, lambda process: process.send_signal(signal.SIGINT), after_step=2)
+    said = end_during_training(desk, job, lambda process: process.send_signal(signal.SIGINT), "progress")
     assert "run the same command again" in said
     (earlier,) = (desk.folder / "out-interrupted" / "runs").iterdir()
+    (checkpoint,) = (earlier / "checkpoints").iterdir()
+    assert 0 < int(checkpoint.name.removeprefix("step-")) < STEPS
     other = desk.job("resumed")
     other.write_text(other.read_text() + f"  resumeFrom: {{uri: {earlier.as_uri()}}}\n")
     resumed = desk.run("run", other)
@@ -228,7 +229,7 @@ def test_what_ctrl_c_leaves_the_same_command_and_resume_from_go_on_with(desk: De
 def test_kill_9_and_the_same_command_again_end_with_the_same_adapter(desk: Desk, undisturbed: Path) -> None:
     job = desk.job("killed")
     job.write_text(job.read_text() + "  checkpoint: {interval: 1s}\n")
-    end_during_training(desk, job, lambda process: process.kill(), after_step=3)
+    end_during_training(desk, job, lambda process: process.kill(), "checkpoint")
     again = desk.run("run", job)
     assert again.returncode == ExitCode.DONE, again.stderr
     assert adapter_bytes(desk.published("killed")) == adapter_bytes(undisturbed)
