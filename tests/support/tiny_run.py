@@ -166,7 +166,8 @@ class TinyRun:
         return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
 
     def checks(self) -> dict[str, Any]:
-        return json.loads(self.stored("adapter/checks.json").read_text())
+        checks: dict[str, Any] = json.loads(self.stored("adapter/checks.json").read_text())
+        return checks
 
 
 def make_run(
@@ -293,7 +294,7 @@ def run_ranks(
             for process in processes:
                 process.kill()
         else:
-            os.kill(processes[-1].pid, signal.SIGSTOP)
+            os.kill(processes[-1].pid or 0, signal.SIGSTOP)
 
     def listen(rank: int) -> None:
         while True:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_the_best_adapter_comes_with_it(tiny: TinyRun) -> None:
 
 def test_resume_from_another_run_needs_the_same_settings(tmp_path: Path, inputs: Path, tiny: TinyRun) -> None:
     write(tiny, [5])
-    resume = {"resumeFrom": {"uri": tiny.run.layout.root}}
+    resume: dict[str, Any] = {"resumeFrom": {"uri": tiny.run.layout.root}}
     follower = make_run(tmp_path / "follower", inputs=inputs, steps=50, **resume)
     assert fetched_step(follower) == 5
     other = make_run(tmp_path / "other", inputs=inputs, training={"globalBatchSize": 4}, lora={"rank": 8}, **resume)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Event, Progress, Restarted, parse_event

@@ -219,7 +219,7 @@ def poison_a_token(inputs: Path, folder: str = "tokens-24-0", shard: str = "trai
     """Make the embedding of a token that the shortest example lacks not a number: start-up tests see nothing of it."""
     train = load_file(inputs / folder / "train-00000.safetensors")
     tokens, offsets = train["tokens"].tolist(), train["offsets"].tolist()
-    examples = [tokens[start:end] for start, end in pairwise(offsets)]
+    examples: list[list[int]] = [tokens[start:end] for start, end in pairwise(offsets)]
     present = load_file(inputs / folder / shard)["tokens"].tolist()
     token = next(iter(set(present) - set(min(examples, key=len))))
     weights = inputs / "model" / "model.safetensors"
