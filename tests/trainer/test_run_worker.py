@@ -221,7 +221,8 @@ def poison_a_token(inputs: Path, folder: str = "tokens-24-0", shard: str = "trai
     tokens, offsets = train["tokens"].tolist(), train["offsets"].tolist()
     examples: list[list[int]] = [tokens[start:end] for start, end in pairwise(offsets)]
     present = load_file(inputs / folder / shard)["tokens"].tolist()
-    token = next(iter(set(present) - set(min(examples, key=len))))
+    shortest: list[int] = sorted(examples, key=len)[0]
+    token = next(iter(set(present) - set(shortest)))
     weights = inputs / "model" / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.embed_tokens.weight"][token] = float("nan")
