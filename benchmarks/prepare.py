@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +36,6 @@ MARKED_TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Time that passed, and CPU time of this process and of those that it waited for: the latter means something on a
-    machine that others use too."""
-
-    seconds: float
-    cpu_seconds: float
-
-    @classmethod
-    def now(cls) -> Cost:
-        """Up to now."""
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return cls(time.perf_counter(), sum(one.ru_utime + one.ru_stime for one in used))
-
-    def __sub__(self, start: Cost) -> Cost:
-        return Cost(self.seconds - start.seconds, self.cpu_seconds - start.cpu_seconds)
-
-
 def main() -> None:
     """Run both and print rows per second and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,13 +52,9 @@ def main() -> None:
     if our_labels != their_labels:
         sys.exit("The two disagree on tokens or labels; the figures would compare different work.")
     print(f"rows: {len(rows)}, processes: {options.processes}, tokens and labels equal")
-    for name, cost in (("TRL", theirs), ("Cloister", ours)):
-        print(
-            f"{name:9s}{len(rows) / cost.seconds:8.0f} rows/s ({cost.seconds:.1f} s, {cost.cpu_seconds:.1f} s of CPU)"
-        )
-    print(
-        f"ratio    {theirs.seconds / ours.seconds:8.2f} by time, {theirs.cpu_seconds / ours.cpu_seconds:.2f} by CPU time"
-    )
+    print(f"TRL:      {len(rows) / theirs:8.0f} rows/s ({theirs:.1f} s)")
+    print(f"Cloister: {len(rows) / ours:8.0f} rows/s ({ours:.1f} s)")
+    print(f"ratio:    {theirs / ours:8.2f}")
 
 
 def make_rows(count: int) -> list[dict[str, Any]]:
@@ -120,7 +96,7 @@ def prose() -> list[str]:
     return sorted(set(found))
 
 
-def time_ours(rows: list[dict[str, Any]], folder: Path, tokenizer: Path, processes: int) -> tuple[Cost, Counter[int]]:
+def time_ours(rows: list[dict[str, Any]], folder: Path, tokenizer: Path, processes: int) -> tuple[float, Counter[int]]:
     """Seconds from file to shards, and what came out."""
     from safetensors.numpy import load_file
 
@@ -140,9 +116,9 @@ def time_ours(rows: list[dict[str, Any]], folder: Path, tokenizer: Path, process
     identity = {"uid": "00000000-0000-4000-8000-000000000000", "namespace": "local", "name": "benchmark"}
     run = Run.model_validate({**identity, "spec": spec})
     load_tokenizer(tokenizer, None)
-    start = Cost.now()
+    start = time.perf_counter()
     _, index = prepare_tokens(run, open_storage(), tokenizer, 4096, folder / "scratch", Reporter(), processes)
-    cost = Cost.now() - start
+    seconds = time.perf_counter() - start
     found: Counter[int] = Counter()
     for shard in index.train:
         tensors = load_file(folder / "out/runs" / run.uid / "tokens" / shard.file.name)
@@ -152,12 +128,12 @@ def time_ours(rows: list[dict[str, Any]], folder: Path, tokenizer: Path, process
             labels[at + first : at + last] = tensors["tokens"][at + first : at + last]
         for first, last in zip(tensors["offsets"][:-1], tensors["offsets"][1:], strict=True):
             found[hash((tensors["tokens"][first:last].tobytes(), labels[first:last].tobytes()))] += 1
-    return cost, found
+    return seconds, found
 
 
 def time_trl(
     rows: list[dict[str, Any]], folder: Path, tokenizer_folder: Path, processes: int
-) -> tuple[Cost, Counter[int]]:
+) -> tuple[float, Counter[int]]:
     """Seconds from loaded dataset to labels, and what came out."""
     import datasets
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -181,14 +157,14 @@ def time_trl(
     few = datasets.Dataset.from_list(rows[:8])
     trainer = SFTTrainer(model=model, args=config, train_dataset=few, processing_class=tokenizer)
     dataset = datasets.Dataset.from_list(rows)
-    start = Cost.now()
+    start = time.perf_counter()
     prepared = trainer._prepare_dataset(dataset, tokenizer, config, False, None, "train")
-    cost = Cost.now() - start
+    seconds = time.perf_counter() - start
     found: Counter[int] = Counter()
     for row in prepared:
         tokens, labels = np.array(row["input_ids"], np.uint32), np.array(row["labels"], np.int64)
         found[hash((tokens.tobytes(), labels.tobytes()))] += 1
-    return cost, found
+    return seconds, found
 
 
 if __name__ == "__main__":

@@ -62,9 +62,7 @@ def test_smollm2s_own_template(job: DataJob) -> None:
     assert job.tokenizer().convert_ids_to_tokens(prepared.index.stop_token_id) == "<|im_end|>"
 
 
-@pytest.mark.parametrize(
-    "content", [" spaces at the ends \n", "a <|im_end|> inside", "\ue0001\ue001", "e\u0301", "x" * 5000]
-)
+@pytest.mark.parametrize("content", [" spaces at the ends \n", "a <|im_end|> inside", "\ue0001\ue001", "x" * 5000])
 def test_contents_that_could_be_taken_for_the_template(job: DataJob, content: str) -> None:
     row = chat("Hi", content, "And?", "Bye")
     job.write([row])
