@@ -179,6 +179,75 @@ def test_tool_calls_and_tools_reach_the_template(job: DataJob) -> None:
     assert any(text.endswith("Three<|im_end|>") for text in trained)
 
 
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+FUNCTION_CALL = [
+    {"from": "human", "value": "1+1?"},
+    {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
+]
+
+
+def asked(*answers: dict[str, object]) -> dict[str, object]:
+    """A question with the assistant's messages."""
+    return {"messages": [{"role": "user", "content": "1+1?"}, *({"role": "assistant", **one} for one in answers)]}
+
+
+DROPPED = {
+    "a call without content": ("chatml", asked({"content": "", "tool_calls": [CALL]}), "found tool_calls that"),
+    "a call with content": ("chatml", asked({"content": "Well", "tool_calls": [CALL]}), "found tool_calls that"),
+    "a call between marks": ("marked", asked({"content": "", "tool_calls": [CALL]}), "found tool_calls that"),
+    "a call right before marks": ("marked_content", asked({"content": "", "tool_calls": [CALL]}), "found "),
+    "a function_call": ("chatml", {"conversations": FUNCTION_CALL}, "message 2: found tool_calls that"),
+    "an answer": ("no_content", asked({"content": "2"}), "message 2: found an answer that"),
+    "an answer between marks": ("marked_no_content", asked({"content": "2"}), "line 1: found an answer that"),
+}
+"""Template, row, and what is found: the template writes nothing of the answer."""
+
+
+def answerless(name: str) -> str:
+    """A template; `no_content` stands for one that asks messages for another key than content."""
+    if not name.endswith("no_content"):
+        return template(name)
+    usual = template({"no_content": "chatml", "marked_no_content": "marked"}[name])
+    return usual.replace("message['content']", "(message.text or '')")
+
+
+@pytest.mark.parametrize("train_on", ["Completions", "LastTurn"])
+@pytest.mark.parametrize("case", DROPPED)
+def test_an_answer_that_the_template_leaves_out_is_refused(small_job: DataJob, case: str, train_on: str) -> None:
+    name, row, found = DROPPED[case]
+    small_job.write([row])
+    with pytest.raises(CloisterError) as raised:
+        small_job.prepare(
+            {"trainOn": train_on}, model={"uri": "file:///model", "chatTemplate": {"inline": answerless(name)}}
+        )
+    assert raised.value.reason is FailureReason.DATASET_INVALID
+    assert "train.jsonl, line 1" in raised.value.message
+    assert found in raised.value.message
+    assert "the chat template does not write" in raised.value.message
+    assert "Give a template that writes it in model.chatTemplate" in raised.value.message
+
+
+def test_calls_that_the_template_leaves_out_are_refused_where_all_is_trained(small_job: DataJob) -> None:
+    small_job.write([asked({"content": "", "tool_calls": [CALL]})])
+    with pytest.raises(CloisterError, match="message 2: found tool_calls that the chat template does not write"):
+        small_job.prepare({"trainOn": "All"})
+
+
+def test_calls_before_the_trained_answer_need_not_be_written(small_job: DataJob) -> None:
+    small_job.write([asked({"content": "", "tool_calls": [CALL]}, {"content": "2"})])
+    [example] = small_job.prepare({"trainOn": "LastTurn"}).examples()
+    assert small_job.trained_texts(example) == ["2<|im_end|>"]
+
+
+def test_tools_that_the_template_leaves_out_are_refused(small_job: DataJob) -> None:
+    small_job.write([chat("Hi", "Hello"), {**chat("Hi", "Bye"), "tools": TOOLS}])
+    with pytest.raises(CloisterError) as raised:
+        small_job.prepare()
+    assert "line 2, tools: found tool definitions that the chat template does not write" in raised.value.message
+    assert "or remove the tools from the rows" in raised.value.message
+
+
 def test_a_template_that_does_not_begin_an_answer_with_its_own_prompt_is_refused(job: DataJob) -> None:
     odd = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
     odd += "{% if add_generation_prompt %}<|im_start|>assistant: <think>{% endif %}"

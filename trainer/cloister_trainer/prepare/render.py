@@ -66,8 +66,12 @@ class Renderer:
         if isinstance(row, PlainText):
             return [self._plain(row)]
         template, messages, first = self._conversation(row)
+        if row.tools:
+            _check_tools_are_written(template, messages, row.tools)
         if self._train_on is TrainOn.ALL:
             text = template.render(messages, row.tools)
+            for index, message in enumerate(messages):
+                _check_answer_is_written(template, text, message, f"message {index + 1}")
             return [Rendered(text, [(0, len(text))], plain=False)]
         turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
         if not turns:
@@ -156,6 +160,9 @@ class Renderer:
         ]
         if not spans:
             raise RowError("", "no text that the chat template marks as generated", "the assistant's text marked")
+        marked: list[Message] = [messages[turn] for turn in turns] if len(turns) == len(spans) else [{}] * len(spans)
+        for message, (start, end) in zip(marked, spans, strict=True):
+            _check_answer_is_written(template, text[start:end], message, "")
         return Rendered(text, spans, plain=False)
 
     def _by_turns(
@@ -178,6 +185,7 @@ class Renderer:
                 prompt = template.render(messages[:turn], tools, generation_prompt=True)
                 whole = text if turn == last else template.render(messages[: turn + 1], tools)
                 end = self._turn_end(template, prompt, whole, turn)
+                _check_answer_is_written(template, whole[len(prompt) : end], messages[turn], f"message {turn + 1}")
                 if text.startswith(whole[:end]):
                     spans[turn] = (len(prompt), end)
             examples.append(Rendered(text, list(spans.values()), plain=False))
@@ -202,6 +210,27 @@ class Renderer:
                 "Give another template in model.chatTemplate.",
             )
         return len(prompt) + end
+
+
+def _check_tools_are_written(template: ChatTemplate, messages: list[Message], tools: list[dict[str, Any]]) -> None:
+    """Refuse tool definitions that a template leaves out: its answers would call what no prompt tells of."""
+    if template.render(messages, tools) == template.render(messages, None):
+        raise RowError(
+            "tools",
+            "tool definitions that the chat template does not write",
+            "a template that knows tools",
+            "Give one in model.chatTemplate, or remove the tools from the rows.",
+        )
+
+
+def _check_answer_is_written(template: ChatTemplate, trained: str, message: Message, place: str) -> None:
+    """Refuse a turn whose answer or tool calls a template leaves out: the model would learn to stop at once."""
+    action = "Give a template that writes it in model.chatTemplate, or remove the row."
+    names = [call.get("function", call)["name"] for call in message.get("tool_calls", [])]
+    if not all(name in trained for name in names):
+        raise RowError(place, "tool_calls that the chat template does not write", "the name of each function", action)
+    if not template.without_terminator(trained).strip():
+        raise RowError(place, "an answer that the chat template does not write", "text before the turn's end", action)
 
 
 def _end_of_mark(terminator: str, text: str, start: int, end: int) -> int:

@@ -76,6 +76,10 @@ class ChatTemplate:
         stripped = turn.rstrip()
         return len(stripped) if any(stripped.endswith(token) for token in self._added) else None
 
+    def without_terminator(self, turn: str) -> str:
+        """A turn's text up to its terminator, without the token that it ends on."""
+        return next((turn.removesuffix(token) for token in self._added if turn.endswith(token)), turn)
+
     def _run(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, generation_prompt: bool, marks: bool
     ) -> tuple[str, list[CharSpan]]:
