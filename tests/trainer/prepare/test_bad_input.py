@@ -162,14 +162,20 @@ def test_other_formats(job: DataJob, case: str) -> None:
 
 def test_columns_that_no_format_has(job: DataJob) -> None:
     message = refusal(job, json.dumps({"question": SECRET, "answer": SECRET}).encode())
-    assert "the format cannot be told" in message
+    assert "train.jsonl, line 1: the format cannot be told" in message
     assert "found question, answer" in message
     assert "Set dataset.format, and dataset.columns" in message
 
 
 def test_mixed_formats_among_the_first_rows(job: DataJob) -> None:
-    message = refusal(job, lines({"prompt": SECRET, "completion": SECRET}))
-    assert "formats are mixed: row 1 is written as Messages, row 2 as PromptCompletion" in message
+    message = refusal(job, lines(b"\n", {"prompt": SECRET, "completion": SECRET}))
+    assert "train.jsonl: formats are mixed: line 1 is written as Messages, line 3 as PromptCompletion" in message
+
+
+def test_columns_of_no_format_after_rows_of_one(job: DataJob) -> None:
+    message = refusal(job, json.dumps([GOOD, {"question": SECRET}], indent=1).encode(), "a.json")
+    assert "line 1 (row 1)" not in message
+    assert "line 2 (row 1) is written as Messages, line 14 (row 2) has other columns (question)" in message
 
 
 @pytest.mark.parametrize("data", [b"", b"\n \n"])
@@ -216,6 +222,22 @@ def test_the_first_twenty_of_many_problems_are_told_and_all_are_counted(job: Dat
     assert message.count("\n- ") == 20
     assert "- b.jsonl, line 11, messages: found a number" in message
     assert "line 12" not in message
+
+
+def test_all_problems_are_counted_where_no_row_can_be_read(job: DataJob) -> None:
+    job.write_bytes(b"", "a.jsonl")
+    job.write_bytes(b"\n", "b.jsonl")
+    message = refusal(job, f"{SECRET}\n".encode() * 500, "c.jsonl")
+    assert message.startswith("The dataset has 502 problems; the first 20:\n- a.jsonl: found an empty file")
+    assert "- b.jsonl: found no row, expected at least one row" in message
+    assert "- c.jsonl, line 18: found text that is not JSON" in message
+
+
+def test_a_first_file_without_rows_hides_no_problem(job: DataJob) -> None:
+    job.write_bytes(b"", "a.jsonl")
+    message = refusal(job, lines({"messages": 3}), "b.jsonl")
+    assert message.startswith("The dataset has 2 problems:\n- a.jsonl: found an empty file")
+    assert "- b.jsonl, line 2, messages: found a number" in message
 
 
 def test_problems_are_the_same_with_several_processes(job: DataJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,17 @@ def test_a_number_with_thousands_of_digits(job: DataJob, name: str) -> None:
     assert f"{name}, line 2: found a number with thousands of digits, expected numbers that fit 64 bits" in message
 
 
+def test_column_names_that_are_no_text(small_job: DataJob) -> None:
+    odd = b'"\\ud800": 1'
+    small_job.write_bytes(b'{"text": "Hi", ' + odd + b"}\n")
+    prepared = small_job.prepare()
+    assert "columns left out: \\ud800." in prepared.said
+    assert prepared.index.report["sources"][0]["columnsLeftOut"] == ["\\ud800"]
+    message = refusal(small_job, b'{"text": "Hi"}\n{' + odd + b"}\n", "train.jsonl")
+    assert "line 2 has other columns (\\ud800)" in message
+    message.encode()
+
+
 @pytest.mark.parametrize("tools", ["[" * 100_000, f"[{HUGE}]"])
 def test_tools_in_a_string_that_no_parser_takes(job: DataJob, tools: str) -> None:
     message = refusal(job, json.dumps(GOOD | {"tools": tools}).encode(), "a.jsonl")

@@ -10,7 +10,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_data import DatasetColumns, DatasetFormat
 from cloister_trainer.prepare.columns import RowFormat, map_columns
-from cloister_trainer.prepare.problems import name_columns
+from cloister_trainer.prepare.problems import as_text, name_columns
 
 PROBED_ROWS = 100
 """Rows that detection looks at."""
@@ -31,38 +31,43 @@ class Detected:
         return f"{self.row_format.format.value} ({', '.join(parts)}){left_out}"
 
 
-def detect(
-    rows: Sequence[dict[str, Any]], stated: DatasetFormat, columns: DatasetColumns | None, where: str
-) -> Detected:
+@dataclass(frozen=True)
+class ProbedRows:
+    """The first rows of a source: the file that has them, each row's place in it, and the row."""
+
+    file: str
+    rows: Sequence[tuple[str, dict[str, Any]]]
+
+
+def detect(probed: ProbedRows, stated: DatasetFormat, columns: DatasetColumns | None) -> Detected:
     """The format of a source: the stated one, or for Auto the one that its first rows show.
 
     Raises CloisterError DatasetInvalid when no format fits, or when rows show different ones.
     """
-    present = {name for row in rows for name in row}
-    row_format = stated if stated != DatasetFormat.AUTO else _agree(rows, columns, where)
+    present = {name for _, row in probed.rows for name in row}
+    row_format = stated if stated != DatasetFormat.AUTO else _agree(probed, columns)
     mapped = map_columns(row_format, columns, present)
     shown = {name: column for name, column in mapped.mapping.items() if column in present}
-    left_out = tuple(name for name in sorted(present) if name not in mapped.mapping.values())
+    left_out = tuple(as_text(name) for name in sorted(present) if name not in mapped.mapping.values())
     return Detected(mapped, shown, left_out)
 
 
-def _agree(rows: Sequence[dict[str, Any]], columns: DatasetColumns | None, where: str) -> DatasetFormat:
-    shown = [_format_of(row, columns) for row in rows]
-    first = shown[0] if shown else None
+def _agree(probed: ProbedRows, columns: DatasetColumns | None) -> DatasetFormat:
+    first_place, first_row = probed.rows[0]
+    first = _format_of(first_row, columns)
     if first is None:
-        found = name_columns(rows[0]) if rows else "no columns"
         raise CloisterError(
             FailureReason.DATASET_INVALID,
-            f"{where}: the format cannot be told from the columns of the first row (found {found}; expected messages, "
-            "conversations, prompt and completion, instruction and output, or text). Set dataset.format, and "
-            "dataset.columns where the columns have other names.",
+            f"{probed.file}, {first_place}: the format cannot be told from the columns of the first row (found "
+            f"{name_columns(first_row)}; expected messages, conversations, prompt and completion, instruction and "
+            "output, or text). Set dataset.format, and dataset.columns where the columns have other names.",
         )
-    for number, other in enumerate(shown, start=1):
-        if other != first:
+    for place, row in probed.rows:
+        if (other := _format_of(row, columns)) != first:
             raise CloisterError(
                 FailureReason.DATASET_INVALID,
-                f"{where}: formats are mixed: row 1 is written as {first.value}, row {number} "
-                f"{f'as {other.value}' if other else f'has other columns ({name_columns(rows[number - 1])})'}. Rows of "
+                f"{probed.file}: formats are mixed: {first_place} is written as {first.value}, {place} "
+                f"{f'as {other.value}' if other else f'has other columns ({name_columns(row)})'}. Rows of "
                 "one source must have one format: correct the rows, or give each format its own dataset.sources entry.",
             )
     return first

@@ -103,9 +103,14 @@ def type_name(value: object) -> str:
     return _TYPE_NAMES.get(type(value), f"a value of type {type(value).__name__}")
 
 
+def as_text(name: str) -> str:
+    """A column name that can be written as UTF-8: halves of surrogate pairs, which JSON lets in, as their escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def name_columns(names: Iterable[str], limit: int = 10) -> str:
     """Column names for a sentence, long ones cut, the rest counted."""
-    all_names = list(names)
+    all_names = [as_text(name) for name in names]
     if not all_names:
         return "no columns"
     shown = [name if len(name) <= KEY_SHOWN else name[: KEY_SHOWN - 1] + "…" for name in all_names[:limit]]

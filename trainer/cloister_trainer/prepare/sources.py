@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from cloister_api.spec_data import Dataset
-from cloister_trainer.prepare.detect import PROBED_ROWS, Detected, detect
+from cloister_trainer.prepare.detect import PROBED_ROWS, Detected, ProbedRows, detect
 from cloister_trainer.prepare.files import DataFile, list_files
-from cloister_trainer.prepare.problems import FoundProblems, RowError, not_an_object
+from cloister_trainer.prepare.problems import FoundProblems, RowError, no_rows, not_an_object
 from cloister_trainer.prepare.readers import FileError, parse_chunk, read_chunks
 from cloister_trainer.storage import Storage
 
@@ -51,27 +50,38 @@ def _open(
     held_out: bool = False,
 ) -> Source:
     files = list_files(storage, uri)
-    rows = _first_rows(storage, files[0])
-    detected = detect(rows, dataset.format, dataset.columns, files[0].uri)
+    detected = detect(_first_rows(storage, files), dataset.format, dataset.columns)
     return Source(uri, files, detected, weight, max_examples, held_out)
 
 
-def _first_rows(storage: Storage, file: DataFile) -> list[dict[str, Any]]:
-    """Up to PROBED_ROWS rows of a file that can be parsed; if there is none, its problems are raised."""
+def _first_rows(storage: Storage, files: list[DataFile]) -> ProbedRows:
+    """Up to PROBED_ROWS rows of the first file with any that can be parsed; without one, all problems are raised."""
     problems = FoundProblems()
-    rows: list[dict[str, Any]] = []
+    for file in files:
+        if rows := _parsed_rows(storage, file, problems):
+            return ProbedRows(file.uri, rows)
+    problems.refuse()
+    raise AssertionError("a file without rows is a problem")
+
+
+def _parsed_rows(storage: Storage, file: DataFile, problems: FoundProblems) -> list[tuple[str, dict[str, Any]]]:
+    """Up to PROBED_ROWS rows of the first chunk with any; problems are added to the list."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    before = problems.count
     try:
         for chunk in read_chunks(storage, file):
-            for position, value in islice(parse_chunk(chunk), PROBED_ROWS):
+            for position, value in parse_chunk(chunk):
                 if isinstance(value, dict):
-                    rows.append(value)
+                    rows.append((position, value))
                 else:
                     problem = value if isinstance(value, RowError) else not_an_object(value)
                     problems.add(problem.at(file.uri, position))
-            if rows or problems.count:
-                break
+                if len(rows) == PROBED_ROWS:
+                    return rows
+            if rows:
+                return rows
     except FileError as error:
         problems.add(error.problem)
-    if not rows:
-        problems.refuse()
-    return rows[:PROBED_ROWS]
+    if problems.count == before:
+        problems.add(no_rows("no row").at(file.uri, ""))
+    return rows
