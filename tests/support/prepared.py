@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from cloister_api.run import Run
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.tokenizer import load_tokenizer
 from cloister_trainer.records import TokensIndex
-from cloister_trainer.reporter import Reporter
+from cloister_trainer.reporter import PlainConsole, Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.examples import Examples
 
@@ -101,7 +100,7 @@ class DataJob:
     ) -> Prepared:
         """Prepare a run on the folder's data."""
         text = io.StringIO()
-        reporter = Reporter(Console(file=text, width=10000))
+        reporter = Reporter(PlainConsole(text, width=10000))
         run = self.run(dataset, **spec)
         scratch = self.folder / "scratch"
         uri, index = prepare_tokens(run, self.storage, self.tokenizer_folder, limit, scratch, reporter, processes)

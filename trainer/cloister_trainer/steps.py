@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,9 @@ from cloister_api.errors import CloisterError
 from cloister_api.events import Event, FailureSeen, Progress, format_event
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
 from cloister_trainer.egress import prove_egress
-from cloister_trainer.reporter import Reporter
-from cloister_trainer.storage import Storage, open_storage
+from cloister_trainer.reporter import Reporter, discard_output
+from cloister_trainer.storage import Full, Storage, open_storage
+from cloister_trainer.storage.local import translate_os_error
 from cloister_trainer.workspace import Workspace
 
 SIGNING_KEY_ENVIRONMENT = "CLOISTER_SIGNING_KEY"
@@ -50,13 +52,23 @@ class StepContext:
 
 
 def prepare_step(context: StepContext) -> dict[str, Any]:
-    """Check, tokenise and plan; the result is what status shows of it."""
+    """Check, tokenise and plan; the result is what status shows of it, with this step's egress proof."""
     from cloister_trainer.prepare.main import prepare
     from cloister_trainer.publish.check import Reused
 
-    found = prepare(context.run, context.storage, context.reporter, context.workspace, context.signing_key)
+    egress = prove_egress(context.run)
+    with full_disk_named(context):
+        found = prepare(
+            context.run, context.storage, context.reporter, context.workspace, context.signing_key, egress=egress
+        )
     if isinstance(found, Reused):
-        return {"reused": found.output.to_api(), "message": found.message}
+        evaluation = found.sealed.manifest.checks.evaluation.to_api()
+        return {
+            "reused": found.output.to_api(),
+            "message": found.message,
+            "evaluation": evaluation,
+            "egress": egress,
+        }
     plan, data = found.plan, found.data
     return {
         "plan": {
@@ -73,6 +85,7 @@ def prepare_step(context: StepContext) -> dict[str, Any]:
             "warnings": plan.warnings[:8],
         },
         "license": found.model.license.model_dump(include={"id", "evidence", "file", "sha256"}, exclude_none=True),
+        "egress": egress,
     }
 
 
@@ -86,7 +99,8 @@ def train_step(context: StepContext) -> dict[str, Any]:
     try:
         egress = prove_egress(context.run)
         plan = require_plan(context.run, context.storage)
-        checks = train(context.run, plan, context.storage, context.reporter, scratch, emit, egress)
+        with full_disk_named(context):
+            checks = train(context.run, plan, context.storage, context.reporter, scratch, emit, egress)
     except CloisterError as error:
         emit(
             FailureSeen(
@@ -101,21 +115,25 @@ def train_step(context: StepContext) -> dict[str, Any]:
 
 
 def publish_step(context: StepContext) -> dict[str, Any]:
-    """Verify and publish the staged adapter; the result is status.output."""
+    """Verify and publish the staged adapter; the result is status.output and status.evaluation, and all egress proofs.
+
+    A gate that was not reached has the last two as its error's result.
+    """
     from cloister_trainer.prepare.main import require_plan
     from cloister_trainer.publish.main import publish
 
     egress = prove_egress(context.run)
-    output = publish(
-        context.run,
-        require_plan(context.run, context.storage),
-        context.storage,
-        context.reporter,
-        context.workspace.run(context.run.uid) / "publish",
-        context.signing_key,
-        egress=egress,
-    )
-    return {"output": output.to_api()}
+    with full_disk_named(context):
+        published = publish(
+            context.run,
+            require_plan(context.run, context.storage),
+            context.storage,
+            context.reporter,
+            context.workspace.run(context.run.uid) / "publish",
+            context.signing_key,
+            egress=egress,
+        )
+    return published.result()
 
 
 def check_step(context: StepContext) -> dict[str, Any]:
@@ -125,6 +143,18 @@ def check_step(context: StepContext) -> dict[str, Any]:
     prove_egress(context.run)
     check_output(context.run, context.storage, None, context.signing_key)
     return {}
+
+
+@contextmanager
+def full_disk_named(context: StepContext) -> Iterator[None]:
+    """A full local disk is LocalDiskFull, wherever the step met it; every other error of the system stays."""
+    try:
+        yield
+    except OSError as error:
+        named = translate_os_error(error, str(error.filename or context.workspace.root), "writing")
+        if not isinstance(named, Full):
+            raise
+        raise named from error
 
 
 class EventWriter:
@@ -140,8 +170,11 @@ class EventWriter:
             self.step = event.step
         if self._context.lines:
             line = format_event(self._context.run.uid, self._context.attempt, datetime.now(UTC), event)
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                discard_output(sys.stdout)
 
 
 STEPS: dict[str, Callable[[StepContext], dict[str, Any]]] = {

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.shards import GroupResult
-from cloister_trainer.reporter import Reporter
+from cloister_trainer.reporter import PlainConsole, Reporter
 from support.prepared import DataJob, Prepared, chat
 from support.seaweedfs import SeaweedFS
 
@@ -180,7 +179,7 @@ def test_an_s3_store(job: DataJob, seaweedfs: SeaweedFS, bucket: str, monkeypatc
     storage.write(f"s3://{bucket}/data/train.jsonl", rows)
     dataset = {"uri": f"s3://{bucket}/data", "cacheUri": f"s3://{bucket}/cache"}
     run = job.run(dataset, output={"uri": f"s3://{bucket}/out"})
-    said = Reporter(Console(file=io.StringIO()))
+    said = Reporter(PlainConsole(io.StringIO()))
     uri, index = prepare_tokens(run, storage, job.tokenizer_folder, 2048, job.folder / "scratch", said, 1)
     assert Prepared(uri, index, "").index.epoch_examples == 50
     names = {entry.name for entry in storage.list(uri)}

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Training
 from cloister_trainer.model.settings import check_before_data, max_length
 from cloister_trainer.prepare.main import make_plan
-from cloister_trainer.reporter import Reporter
+from cloister_trainer.reporter import PlainConsole, Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.workspace import Workspace
 from support.model_folders import config, mixtral_tensors, write_llama
@@ -39,7 +38,7 @@ def test_a_mistake_in_the_spec_is_found_before_the_data_is_read(case: str, tmp_p
     model = write_llama(tmp_path / "model")
     missing = {"uri": (tmp_path / "missing.jsonl").as_uri()}
     run = a_run(**{"model": {"uri": model.as_uri()}, "dataset": missing} | spec)
-    reporter = Reporter(Console(file=io.StringIO()))
+    reporter = Reporter(PlainConsole(io.StringIO()))
     with pytest.raises(CloisterError) as caught:
         make_plan(run, open_storage(), reporter, Workspace(tmp_path / "scratch"))
     assert caught.value.reason is FailureReason.SPEC_INVALID

@@ -7,8 +7,9 @@ import argparse
 from rich.text import Text
 
 from cloister_api.exit_codes import ExitCode
+from cloister_api.text import printable
 from cloister_trainer.cli.local import load_one_job, local_run, local_storage
-from cloister_trainer.reporter import Reporter
+from cloister_trainer.reporter import LAYOUT, Reporter
 from cloister_trainer.workspace import Workspace
 
 TRAINED_STYLE = "black on green"
@@ -38,9 +39,10 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
 
 
 def drawn(pieces: list[tuple[str, bool]], *, in_colour: bool) -> Text:
-    """Pieces of text, the trained ones in colour, or in brackets where there is none."""
+    """Pieces of text, the trained ones in colour, or in brackets where there is none; without rows' escape codes."""
     text = Text()
-    for piece, trained in pieces:
+    for raw, trained in pieces:
+        piece = printable(raw, LAYOUT)
         if in_colour:
             text.append(piece, style=TRAINED_STYLE if trained else None)
         else:

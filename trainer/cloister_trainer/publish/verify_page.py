@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from cloister_api.text import printable
 from cloister_trainer.publish.manifest import Manifest
 from cloister_trainer.publish.verify import Result, VerifyReport
 
@@ -28,7 +29,7 @@ def render_page(report: VerifyReport) -> str:
         for sentence in report.not_proven:
             lines += textwrap.wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
     lines += ["", "Name ______________________________   Date ______________   Signature ______________________"]
-    return "\n".join(_printable(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _facts(manifest: Manifest, report: VerifyReport) -> Iterator[str]:
@@ -72,11 +73,6 @@ def _run_data(manifest: Manifest, report: VerifyReport) -> str:
     elif gone:
         parts.append(f"to be deleted after publication: {', '.join(gone)} (no record of it can be read here)")
     return "; ".join(parts)
-
-
-def _printable(line: str) -> str:
-    """File names and provenance come from elsewhere: no control character of theirs reaches the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def _row(label: str, text: str) -> list[str]:
