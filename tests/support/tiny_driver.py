@@ -26,7 +26,7 @@ def main(run_file: str, plan_file: str, scratch: str) -> int:
     try:
         train(run, plan, open_storage(run.settings.storage), Reporter(), Path(scratch), emit)
     except Interrupted as interrupted:
-        print(interrupted.sentence, file=sys.stderr)
+        print(interrupted.sentence(), file=sys.stderr)
         return ExitCode.INTERRUPTED
     return ExitCode.DONE
 

@@ -16,7 +16,7 @@ from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.termination import Outcome, TerminationMessage
-from cloister_trainer.interrupt import Interrupted
+from cloister_trainer.interrupt import Interrupted, how_to_go_on
 from cloister_trainer.reporter import Reporter, quiet_libraries
 from cloister_trainer.steps import STEPS, StepContext, check_step
 
@@ -35,15 +35,18 @@ def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.env
     reporter = Reporter()
     quiet_libraries()
     try:
-        run = Run.model_validate_json(options.run.read_text())
+        run = Run.model_validate_json(options.run.read_bytes())
     except (OSError, ValidationError) as error:
-        reporter.say(f"The run file {options.run} cannot be used: {error}")
+        reporter.say(f"The run file {options.run} cannot be used: {what_is_wrong(error)}")
         return ExitCode.USAGE
     step = check_step if options.step == "publish" and options.check else STEPS[options.step]
     try:
         message = TerminationMessage(outcome=Outcome.SUCCEEDED, result=step(StepContext.of(run, reporter, environ)))
     except Interrupted as interrupted:
-        reporter.say(interrupted.sentence)
+        reporter.say(interrupted.sentence())
+        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        reporter.say(f"Interrupted. What is done is kept; {how_to_go_on()}")
         return ExitCode.INTERRUPTED
     except CloisterError as error:
         message = failure_message(error)
@@ -58,10 +61,19 @@ def main(arguments: list[str] | None = None, environ: Mapping[str, str] = os.env
     return exit_code_for(message.reason, data_was_read=options.step != "prepare" and not options.check)
 
 
+def what_is_wrong(error: OSError | ValidationError) -> str:
+    """The first problem of a run file, without what was found there."""
+    if isinstance(error, OSError):
+        return f"{error.strerror}."
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the whole file"
+    return f"{where}: {first['msg']}. Expected what the operator or `cloister run` wrote as run.json."
+
+
 def failure_message(error: CloisterError) -> TerminationMessage:
     """How a step's failure reaches the operator."""
     outcome = Outcome.REFUSED if error.reason.facts.refusal else Outcome.FAILED
-    return TerminationMessage(outcome=outcome, reason=error.reason, message=error.message)
+    return TerminationMessage(outcome=outcome, reason=error.reason, message=error.message, result=error.result)
 
 
 def unexpected(error: Exception) -> CloisterError:

@@ -13,8 +13,12 @@ class Interrupted(Exception):  # noqa: N818  (not an error: the same command goe
         super().__init__(step)
         self.step = step
 
-    @property
-    def sentence(self) -> str:
-        """What was kept and how to go on."""
+    def sentence(self, *, fresh: bool = False) -> str:
+        """What was kept and how to go on; `fresh` for a command that said --fresh."""
         kept = "No checkpoint was written yet" if self.step is None else f"A checkpoint of step {self.step} is kept"
-        return f"Interrupted. {kept}; run the same command again to go on."
+        return f"Interrupted. {kept}; {how_to_go_on(fresh=fresh)}"
+
+
+def how_to_go_on(*, fresh: bool = False) -> str:
+    """The command that goes on with an interrupted run; --fresh would throw away what there is."""
+    return f"run the same command {'without --fresh' if fresh else 'again'} to go on."

@@ -18,11 +18,9 @@ class Workspace:
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str] = os.environ) -> Workspace:
-        """$CLOISTER_SCRATCH, else `cloister` in the user's cache folder."""
-        if scratch := environ.get(SCRATCH_ENVIRONMENT):
-            return cls(Path(scratch))
-        cache = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        return cls(Path(cache) / "cloister")
+        """$CLOISTER_SCRATCH, else `cloister` in the user's cache folder; absolute: Ray's workers start elsewhere."""
+        scratch = environ.get(SCRATCH_ENVIRONMENT) or Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "cloister")
+        return cls(Path(scratch).expanduser().absolute())
 
     @property
     def models(self) -> Path:
@@ -30,5 +28,7 @@ class Workspace:
         return self.root / "models"
 
     def run(self, uid: str) -> Path:
-        """Files of one run."""
-        return self.root / "runs" / uid
+        """Files of one run, in a folder that nobody else may read: they hold its tokens. Made when it is missing."""
+        folder = self.root / "runs" / uid
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import uuid
 from pathlib import Path
 
 from cloister_api.errors import CloisterError
@@ -15,6 +17,7 @@ from cloister_api.spec_data import Dataset
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 
+RAY_ADDRESS_ENVIRONMENT = "RAY_ADDRESS"
 LOCAL_SETTINGS = RunSettings(require_enforced_egress=False)
 """One machine has no network policy that could be proven."""
 
@@ -47,11 +50,32 @@ def local_run(job: FineTuneJob, spec: FineTuneJobSpec, storage: Storage) -> Run:
     return Run(uid=uid, namespace=namespace, name=job.metadata.name, spec=resolved, settings=LOCAL_SETTINGS)
 
 
+def find_run(run: Run, storage: Storage, *, fresh: bool) -> Run:
+    """The run to work on: `run`, or one of those that --fresh began with the same inputs after it was published.
+
+    Their uids form a chain. --fresh takes the first that is not published; otherwise it is the newest that was begun,
+    so that the command without --fresh goes on with what --fresh left.
+    """
+    found = run
+    for number in itertools.count(1):
+        following = run.model_copy(update={"uid": str(uuid.uuid5(uuid.UUID(run.uid), str(number)))})
+        if not storage.exists(found.output.manifest):
+            break
+        if not fresh and not storage.list(following.layout.root) and not storage.exists(following.output.manifest):
+            break
+        found = following
+    return found
+
+
 def on_this_machine(spec: FineTuneJobSpec, reporter: Reporter) -> FineTuneJobSpec:
     """`spec` with gpusPerWorker chosen by what this machine has, where the job leaves it open.
 
+    With RAY_ADDRESS set the job goes to that cluster, which decides what it has.
+
     Raises CloisterError(DoesNotFit) when the job asks for GPUs that are not here.
     """
+    if os.environ.get(RAY_ADDRESS_ENVIRONMENT):
+        return spec
     devices = gpu_count()
     asked = spec.distribution.workers * spec.distribution.gpus_per_worker
     if asked <= devices:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from cloister_api.errors import CloisterError
 from cloister_api.exit_codes import ExitCode, exit_code_for
-from cloister_trainer.interrupt import Interrupted
+from cloister_api.reasons import FailureReason
+from cloister_trainer.interrupt import Interrupted, how_to_go_on
 from cloister_trainer.reporter import Reporter, quiet_libraries
 
 TRACE_ENVIRONMENT = "CLOISTER_TRACE"
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="show prepare's checks, the memory plan and what-ifs; writes nothing")
     plan.add_argument("job", type=Path, metavar="JOB.yaml", help="a FineTuneJob")
+    plan.add_argument("--signing-key", type=Path, metavar="PEM", help="check that run could sign with this private key")
 
     verify = commands.add_parser("verify", help="recompute a published adapter's digests and check its signature")
     verify.add_argument("uri", metavar="URI", help="output.uri, or an immutable folder under it")
@@ -67,18 +69,18 @@ def main(arguments: list[str] | None = None) -> int:
         reporter.fail(error.reason, error.message)
         return exit_code_for(error.reason)
     except Interrupted as interrupted:
-        reporter.say(interrupted.sentence)
+        reporter.say(interrupted.sentence(fresh=options.fresh))
         return ExitCode.INTERRUPTED
     except KeyboardInterrupt:
-        reporter.say(Interrupted().sentence if options.command == "run" else "Interrupted.")
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+        kept = f" What is done is kept; {how_to_go_on(fresh=options.fresh)}" if options.command == "run" else ""
+        reporter.say(f"Interrupted.{kept}")
         return ExitCode.INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACE_ENVIRONMENT):
             raise
-        reporter.fail("Internal", f"An unexpected {type(error).__name__}. Set {TRACE_ENVIRONMENT}=1 to see its trace.")
-        return ExitCode.FAILED
+        sentence = f"An unexpected {type(error).__name__}. Set {TRACE_ENVIRONMENT}=1 to see its trace."
+        reporter.fail(FailureReason.INTERNAL, sentence)
+        return exit_code_for(FailureReason.INTERNAL)
 
 
 if __name__ == "__main__":

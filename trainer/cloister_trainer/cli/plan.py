@@ -5,16 +5,24 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from cloister_api.exit_codes import ExitCode
 from cloister_api.job import FineTuneJobSpec
-from cloister_trainer.cli.local import load_one_job, local_run, local_storage
+from cloister_api.reuse import reuse_key
+from cloister_api.run import Run
+from cloister_trainer.cli.local import find_run, load_one_job, local_run, local_storage
 from cloister_trainer.model.advice import WhatIf
 from cloister_trainer.records import MemoryPart, PlanFile
 from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import Storage
 from cloister_trainer.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cloister_trainer.publish.check import Reused
+    from cloister_trainer.publish.sign import SigningKey
 
 GIB = 2**30
 
@@ -23,18 +31,36 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
     """Run prepare's checks against a scratch folder, and print the plan and the what-ifs."""
     from cloister_trainer.model.plan import what_ifs
     from cloister_trainer.prepare.main import inspect, make_plan
+    from cloister_trainer.publish.check import load_key
 
     job = load_one_job(options.job)
     storage = local_storage()
-    run = local_run(job, job.spec, storage)
+    run = find_run(local_run(job, job.spec, storage), storage, fresh=False)
+    key = load_key(run.spec.output.signing, options.signing_key)
+    look_at_output(run, storage, None, key)
     with tempfile.TemporaryDirectory(prefix="cloister-plan-") as scratch:
         dry = run.model_copy(update={"spec": writing_to(run.spec, Path(scratch))})
         workspace = Workspace(Path(scratch))
         plan = make_plan(dry, storage, reporter, workspace)
         rows = what_ifs(dry, inspect(dry, storage, Reporter.silent(), workspace), plan.data)
+    reused = look_at_output(run, storage, plan, key)
     print_plan(plan, reporter)
     reporter.output.print(what_if_table(rows))
+    if reused is not None:
+        reporter.result(f"AlreadyPublished: {reused.message} `cloister run` would train nothing.")
     return ExitCode.DONE
+
+
+def look_at_output(run: Run, storage: Storage, plan: PlanFile | None, key: SigningKey | None) -> Reused | None:
+    """What lies at the output and means that nothing is to be made; the part of prepare's check that only reads.
+
+    Without a plan ifExists Reuse is left undecided. Raises CloisterError: OutputExists, SigningFailed.
+    """
+    from cloister_trainer.publish.check import judge_existing
+    from cloister_trainer.publish.pointer import read_pointer
+
+    reuse = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest, plan.initial_adapter) if plan else None
+    return judge_existing(run, storage, read_pointer(storage, run.output), reuse, key)
 
 
 def writing_to(spec: FineTuneJobSpec, folder: Path) -> FineTuneJobSpec:

@@ -6,18 +6,15 @@ import argparse
 import dataclasses
 import shutil
 import time
-import uuid
 from typing import Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_api.reasons import FailureReason
-from cloister_api.run import Run
 from cloister_api.spec_cluster import Hold
-from cloister_trainer.cli.local import load_one_job, local_run, local_storage, on_this_machine
+from cloister_trainer.cli.local import find_run, load_one_job, local_run, local_storage, on_this_machine
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.steps import StepContext, prepare_step, publish_step, train_step
-from cloister_trainer.storage import Storage
 from cloister_trainer.workspace import Workspace
 
 
@@ -30,10 +27,14 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
             FailureReason.SPEC_INVALID, f"{options.job}: spec.suspend is true. Set it to false to run the job."
         )
     storage = local_storage()
-    run = local_run(job, on_this_machine(job.spec, reporter), storage)
+    first = local_run(job, on_this_machine(job.spec, reporter), storage)
+    run = find_run(first, storage, fresh=options.fresh)
+    scratch = Workspace.of_environment().run(run.uid)
     if options.fresh:
-        shutil.rmtree(Workspace.of_environment().run(run.uid), ignore_errors=True)
-        run = discard(run, storage, reporter)
+        storage.delete_prefix(run.layout.root)
+        shutil.rmtree(scratch, ignore_errors=True)
+    if run != first:
+        reporter.say(f"The adapter published from the same inputs stays at {first.output.folder}.")
     context = dataclasses.replace(StepContext.of(run, reporter), storage=storage)
     if options.signing_key is not None:
         context = dataclasses.replace(context, signing_key=options.signing_key)
@@ -41,6 +42,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
 
     prepared = prepare_step(context)
     if "reused" in prepared:
+        shutil.rmtree(scratch, ignore_errors=True)
         reporter.result(f"AlreadyPublished: {prepared['message']}")
         return ExitCode.DONE
     describe_plan(prepared["plan"], reporter)
@@ -53,18 +55,10 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
     except CloisterError as error:
         reporter.fail(error.reason, error.message)
         return exit_code_for(error.reason, data_was_read=True)
+    shutil.rmtree(scratch, ignore_errors=True)
     reporter.result(f"Published {output['uri']}")
     reporter.say(f"Done in {time.monotonic() - started:.0f} s. Check it: cloister verify {run.spec.output.uri}")
     return ExitCode.DONE
-
-
-def discard(run: Run, storage: Storage, reporter: Reporter) -> Run:
-    """Delete what an earlier run with the same inputs left; a published one stays, and a new uid is taken."""
-    storage.delete_prefix(run.layout.root)
-    if storage.exists(run.output.manifest):
-        reporter.say(f"The adapter published from the same inputs stays at {run.output.folder}.")
-        run = run.model_copy(update={"uid": str(uuid.uuid5(uuid.UUID(run.uid), str(time.time_ns())))})
-    return run
 
 
 def describe_plan(plan: dict[str, Any], reporter: Reporter) -> None:
