@@ -74,6 +74,11 @@ class RunLayout:
         """The staged merged model, when one is asked for."""
         return join(self.root, "merged")
 
+    @property
+    def published_file(self) -> str:
+        """The pointer that published this run's adapter; it stays when another run's adapter takes its place."""
+        return join(self.root, "published.json")
+
 
 @dataclass(frozen=True)
 class OutputLayout:

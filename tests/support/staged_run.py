@@ -15,6 +15,7 @@ from cloister_api.layout import join
 from cloister_api.run import Run
 from cloister_api.status import ExactMatch
 from cloister_trainer.prepare.report import length_report
+from cloister_trainer.publish.main import publish
 from cloister_trainer.records import (
     Checks,
     EvaluationPoint,
@@ -29,6 +30,7 @@ from cloister_trainer.records import (
     TokensIndex,
     TrainPlan,
 )
+from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage
 
 UID = "11111111-2222-3333-4444-555555555555"
@@ -103,6 +105,19 @@ class StagedRun:
         storage.write(join(layout.tokens, "train-00000.safetensors"), b"tokens")
         storage.write(join(layout.tokens, "index.json"), b"{}")
         storage.write(join(layout.checkpoint(40), "index.json"), b"{}")
+
+
+def published_folder(staged: StagedRun, storage: Storage, scratch: Path, signing_key: Path | None = None) -> Path:
+    """Where the adapter of a run in a file:// store lies, after storing and publishing it."""
+    staged.store(storage)
+    published = publish(staged.run, staged.plan, storage, Reporter.silent(), scratch, signing_key)
+    return Path(published.output.uri.removeprefix("file://"))
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """manifest.json of a published folder."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
 
 
 def stage(root_uri: str, model_folder: Path, adapter_folder: Path, *, uid: str = UID, **spec: Any) -> StagedRun:

@@ -46,7 +46,7 @@ class Place:
 
     def publish(self, staged: StagedRun, storage: Storage | None = None) -> OutputStatus:
         scratch = self.root / "scratch" / staged.run.uid
-        return publish(staged.run, staged.plan, storage or self.storage, Reporter(), scratch)
+        return publish(staged.run, staged.plan, storage or self.storage, Reporter(), scratch).output
 
     def named(self) -> str:
         uid: str = json.loads((self.root / "out/contracts/current.json").read_text())["uid"]

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 
-from cloister_api.errors import CloisterError
 from cloister_api.layout import join
-from cloister_api.reasons import FailureReason
 from cloister_trainer.publish.main import publish
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
-from support.staged_run import LICENSE_TEXT, StagedRun, digest, make_adapter, make_model, stage
+from support.staged_run import LICENSE_TEXT, digest, make_adapter, make_model, manifest_of, published_folder, stage
 
 FILES = [
     "LICENSE",
@@ -41,17 +36,6 @@ FILES = [
 @pytest.fixture
 def storage() -> Storage:
     return open_storage(environ={})
-
-
-def published_folder(staged: StagedRun, storage: Storage, scratch: Path) -> Path:
-    staged.store(storage)
-    status = publish(staged.run, staged.plan, storage, Reporter(), scratch)
-    return Path(status.uri.removeprefix("file://"))
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return manifest
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -199,7 +183,7 @@ def test_publishing_again_rewrites_nothing(
     folder = published_folder(staged, storage, tmp_path / "scratch")
     before = {path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file()}
 
-    status = publish(staged.run, staged.plan, storage, Reporter(), tmp_path / "scratch")
+    status = publish(staged.run, staged.plan, storage, Reporter(), tmp_path / "scratch").output
 
     assert {path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file()} == before
     assert status.uri == folder.as_uri()
@@ -222,123 +206,3 @@ def test_a_merged_model_is_copied_and_named(
     assert {"merged/config.json", "merged/model.safetensors"} <= {f["name"] for f in manifest_of(folder)["files"]}
     assert storage.list(staged.run.layout.merged) == []
     AutoModelForCausalLM.from_pretrained(folder / "merged")
-
-
-def test_the_chat_template_of_the_job_travels_with_the_adapter(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-    staged = stage(
-        tmp_path.as_uri(),
-        tiny_llama,
-        tiny_adapter,
-        model={"uri": tiny_llama.as_uri(), "chatTemplate": {"inline": template}},
-    )
-
-    folder = published_folder(staged, storage, tmp_path / "scratch")
-
-    rendered = AutoTokenizer.from_pretrained(folder).apply_chat_template(
-        [{"role": "user", "content": "w5"}], tokenize=False
-    )
-    assert rendered == "<user>w5"
-
-
-def test_a_model_card_that_proves_the_licence_is_kept_under_another_name(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
-    finding = staged.plan.model.license.model_copy(update={"evidence": "ModelCard", "file": "README.md"})
-    model = staged.plan.model.model_copy(update={"license": finding})
-    staged.plan = staged.plan.model_copy(update={"model": model})
-
-    folder = published_folder(staged, storage, tmp_path / "scratch")
-
-    assert (folder / "BASE_MODEL_README.md").read_bytes() == (tiny_llama / "README.md").read_bytes()
-    assert "# contracts" in (folder / "README.md").read_text()
-
-
-class Elements(HTMLParser):
-    """Tags with their attributes, and the text between them."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_the_report_needs_nothing_from_elsewhere_and_runs_no_script(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
-
-    html = (published_folder(staged, storage, tmp_path / "scratch") / "report.html").read_text()
-
-    report = Elements(html)
-    policies = [attrs["content"] for tag, attrs in report.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert len(policies) == 1
-    assert str(policies[0]).startswith("default-src 'none';")
-    assert not {"script", "link", "img", "iframe", "object", "form", "b"} & {tag for tag, _ in report.tags}
-    for tag, attrs in report.tags:
-        assert not any(name.startswith("on") for name in attrs), tag
-        assert all(
-            str(value).startswith("#") for name, value in attrs.items() if name in ("src", "href", "xlink:href")
-        ), tag
-    assert html.count("<svg") == 4
-    assert "<script>alert(1)</script>" in report.text, "samples are shown as text"
-    assert "18 of 20" in report.text
-    assert "Segment isolation" in report.text
-
-
-def test_the_model_card_has_front_matter_and_the_lines_that_serve_the_adapter(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    staged = stage(
-        tmp_path.as_uri(), tiny_llama, tiny_adapter, provenance={"requestedBy": "Eve | <img src=x> `x`\n# Title"}
-    )
-
-    card = (published_folder(staged, storage, tmp_path / "scratch") / "README.md").read_text()
-
-    front = YAML(typ="safe").load(card.split("---\n")[1])
-    assert front["license"] == "apache-2.0"
-    assert front["base_model"] == "tiny-llama"
-    assert front["library_name"] == "peft"
-    assert "--max-lora-rank 8 --lora-modules contracts=ADAPTER" in card
-    assert "| 0 of 20 | 18 of 20 |" in card
-    assert "Eve \\| &lt;img src=x&gt; \\`x\\` # Title" in card
-
-
-def test_the_gate_keeps_a_weak_adapter_staged(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    gate = {"gate": {"minRelativeImprovement": 0.6}}
-    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, evaluation=gate)
-    staged.store(storage)
-
-    with pytest.raises(CloisterError) as refused:
-        publish(staged.run, staged.plan, storage, Reporter(), tmp_path / "scratch")
-
-    assert refused.value.reason is FailureReason.EVALUATION_GATE_FAILED
-    for number in ("60.0%", "2.4000", "1.2000", "50.0%", staged.run.layout.adapter):
-        assert number in refused.value.message
-    assert storage.exists(staged.run.layout.checks_file)
-    assert storage.list(staged.run.output.folder) == []
-    assert not storage.exists(staged.run.output.pointer)
-
-
-def test_an_adapter_that_passes_the_gate_says_so(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    gate = {"gate": {"minRelativeImprovement": 0.5}}
-    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, evaluation=gate)
-
-    folder = published_folder(staged, storage, tmp_path / "scratch")
-
-    assert json.loads((folder / "checks.json").read_text())["gate"] == "Passed"
-    assert manifest_of(folder)["checks"]["gate"] == "Passed"

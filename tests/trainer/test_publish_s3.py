@@ -40,7 +40,7 @@ def test_a_signed_adapter_with_a_merged_model_is_published_replaced_and_verified
     first.store(storage)
 
     assert check_output(first.run, storage, None, private) is None
-    status = publish(first.run, first.plan, storage, Reporter(), tmp_path / "scratch", private)
+    status = publish(first.run, first.plan, storage, Reporter(), tmp_path / "scratch", private).output
 
     report = verify_adapter(storage, first.run.spec.output.uri, public)
     assert report.ok, report.checks

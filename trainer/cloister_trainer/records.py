@@ -78,7 +78,8 @@ class TokensIndex(ApiModel):
 
     version: Literal[1] = 1
     digest: str
-    """sha256 over the files, tokenizer, template and options: the dataset's content digest."""
+    """sha256 over the rows' content in order, tokenizer, template and options: the dataset's content digest. The rows
+    count, not the files that they lie in."""
     train: list[TokenShard]
     validation: list[TokenShard]
     epoch_examples: int
@@ -88,11 +89,13 @@ class TokensIndex(ApiModel):
     validation_examples: int
     longest: int
     """Tokens of the longest stored example."""
+    largest_id: int = 0
+    """The largest token id in the shards."""
     stop_token_id: int | None = None
     """The token that ends an assistant turn and is trained."""
     pad_token_id: int
     samples: list[SampleRow] = []
-    """Held-out rows for evaluation.samples."""
+    """Held-out rows for evaluation.samples; they lie beside the tokens and nowhere else."""
     report: dict[str, Any] = {}
     """The data report: lengths, truncated, duplicates, overlap, detected format and mapping."""
 
@@ -142,7 +145,10 @@ class PlanFile(ApiModel):
     model: ModelRecord
     tokens_uri: str
     data: TokensIndex
+    """Without its samples: plan.json stays when the tokens are deleted, and no row may stay with it."""
     plan: TrainPlan
+    chat_template: FileDigest | None = None
+    """The template that the job gives in place of the model's own."""
     initial_adapter: str | None = None
     """Fingerprint of the adapter that lora.initFrom names, as prepare found it."""
     egress: dict[str, Any] = {}
@@ -197,3 +203,5 @@ class Checks(ApiModel):
     versions: dict[str, str] = {}
     egress: dict[str, Any] = {}
     merged_files: list[FileDigest] = []
+    plan: TrainPlan | None = None
+    """The plan that train followed: on GPUs made again for the memory that was free."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,14 +13,16 @@ from cloister_api.reasons import FailureReason
 from cloister_api.reuse import reuse_key
 from cloister_api.run import Run
 from cloister_api.spec_cluster import IfExists
-from cloister_trainer.egress import prove_egress
 from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.model.settings import check_before_data
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.initial_adapter import adapter_fingerprint
+from cloister_trainer.prepare.job import read_chat_template
+from cloister_trainer.publish.base_files import CHAT_TEMPLATE
 from cloister_trainer.publish.check import Reused, check_output
 from cloister_trainer.publish.cleanup import Clock, clean_up, utc_now
+from cloister_trainer.publish.digests import digest_bytes
 from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import MissingObject, Storage
@@ -31,28 +35,30 @@ def prepare(
     reporter: Reporter,
     workspace: Workspace,
     signing_key: Path | None,
+    *,
+    egress: Mapping[str, Any] | None = None,
     clock: Clock = utc_now,
 ) -> PlanFile | Reused:
     """Leave tokens, plan.json and run.json in the run folder, or find that the adapter exists already.
 
     A prepared run is not prepared again: plan.json is written last. Where the adapter exists, no later step is run:
-    what publish would delete is deleted here, also for this run's own adapter whose clean-up was cut short.
+    what publish would delete is deleted here, also for this run's own adapter whose clean-up was cut short. `egress`
+    is prepare's own proof.
 
     Raises CloisterError for every mistake that can be seen before a device is taken.
     """
-    egress = prove_egress(run)
     if (published := check_output(run, storage, None, signing_key)) is not None:
         if published.uid == run.uid and (done := read_plan(run, storage)) is not None:
-            clean_up(run, done, storage, clock)
+            clean_up(run, done, published.sealed, storage, clock)
         return published
     if (earlier := read_plan(run, storage)) is not None:
         reporter.say("Prepared earlier; going on from there.")
         return earlier
-    plan = make_plan(run, storage, reporter, workspace).model_copy(update={"egress": egress})
+    plan = make_plan(run, storage, reporter, workspace).model_copy(update={"egress": dict(egress or {})})
     if run.spec.output.if_exists is IfExists.REUSE:
         key = reuse_key(run.spec, plan.model.fingerprint, plan.data.digest, plan.initial_adapter)
         if (reused := check_output(run, storage, key, signing_key)) is not None:
-            clean_up(run, plan, storage, clock)
+            clean_up(run, plan, reused.sealed, storage, clock)
             return reused
     storage.write(run.layout.run_file, run.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
     storage.write(run.layout.plan_file, plan.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
@@ -64,6 +70,7 @@ def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspa
     inspected = inspect(run, storage, reporter, workspace)
     check_before_data(run, inspected)
     initial_adapter = adapter_fingerprint(storage, run.spec.lora.init_from)
+    template = read_chat_template(storage, run.spec.model.chat_template)
     tokens_uri, index = prepare_tokens(
         run,
         storage,
@@ -77,7 +84,12 @@ def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspa
     for warning in plan.warnings:
         reporter.warn(warning)
     return PlanFile(
-        model=inspected.record, tokens_uri=tokens_uri, data=index, plan=plan, initial_adapter=initial_adapter
+        model=inspected.record,
+        tokens_uri=tokens_uri,
+        data=index.model_copy(update={"samples": []}),
+        plan=plan,
+        chat_template=None if template is None else digest_bytes(CHAT_TEMPLATE, template.encode()),
+        initial_adapter=initial_adapter,
     )
 
 

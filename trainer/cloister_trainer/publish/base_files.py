@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cloister_api.errors import CloisterError
@@ -11,11 +12,12 @@ from cloister_api.reasons import FailureReason
 from cloister_api.spec_data import ChatTemplate
 from cloister_trainer.model.small_files import CONFIG, INDEX, MODEL_CARD
 from cloister_trainer.publish.digests import digest_bytes
-from cloister_trainer.records import FileDigest, ModelRecord
+from cloister_trainer.records import FileDigest, ModelRecord, PlanFile
 from cloister_trainer.storage import MissingObject, Storage
 
 PUBLISHED_MODEL_CARD = "BASE_MODEL_README.md"
 CHAT_TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATES = (CHAT_TEMPLATE, "chat_template.json", "additional_chat_templates/*")
 NOT_PUBLISHED = (CONFIG, "generation_config.json", INDEX, MODEL_CARD)
 """They describe the base model's own folder: beside an adapter they would make it look like a whole model."""
 
@@ -23,32 +25,34 @@ NOT_PUBLISHED = (CONFIG, "generation_config.json", INDEX, MODEL_CARD)
 def fetch_config(storage: Storage, model: ModelRecord, folder: Path) -> None:
     """Put the base's config.json into `folder`."""
     record = next(file for file in model.small_files if file.name == CONFIG)
-    (folder / record.name).write_bytes(_read(storage, model.uri, record))
+    (folder / record.name).write_bytes(_read(storage, join(model.uri, record.name), record))
 
 
 def files_beside_adapter(
-    storage: Storage, model: ModelRecord, template: ChatTemplate | None
+    storage: Storage, plan: PlanFile, template: ChatTemplate | None
 ) -> Iterator[tuple[str, bytes]]:
     """Tokenizer, licence and notice files: name below the adapter's folder, and content.
 
     The model card is copied under another name when it is the licence's evidence. A chat template of the job replaces
-    the model's own. Raises CloisterError(AdapterInvalid) when a file is no longer what prepare read.
+    all of the model's own. Raises CloisterError(AdapterInvalid) when a file is no longer what prepare read.
     """
+    model = plan.model
     evidence = {*model.license.files, model.license.file}
     for record in model.small_files:
-        if record.name == CHAT_TEMPLATE and template is not None:
+        if template is not None and any(fnmatchcase(record.name, pattern) for pattern in CHAT_TEMPLATES):
             continue
         if record.name not in NOT_PUBLISHED:
-            yield record.name, _read(storage, model.uri, record)
+            yield record.name, _read(storage, join(model.uri, record.name), record)
         elif record.name == MODEL_CARD and MODEL_CARD in evidence:
-            yield PUBLISHED_MODEL_CARD, _read(storage, model.uri, record)
-    if template is not None:
-        text = template.inline.encode() if template.inline is not None else storage.read(str(template.uri))
-        yield CHAT_TEMPLATE, text
+            yield PUBLISHED_MODEL_CARD, _read(storage, join(model.uri, record.name), record)
+    if template is not None and template.inline is not None:
+        yield CHAT_TEMPLATE, template.inline.encode()
+    elif template is not None:
+        assert plan.chat_template is not None, "prepare records the template of every job that gives one"
+        yield CHAT_TEMPLATE, _read(storage, str(template.uri), plan.chat_template)
 
 
-def _read(storage: Storage, model_uri: str, record: FileDigest) -> bytes:
-    uri = join(model_uri, record.name)
+def _read(storage: Storage, uri: str, record: FileDigest) -> bytes:
     try:
         data = storage.read(uri)
     except MissingObject as error:
@@ -62,6 +66,6 @@ def _read(storage: Storage, model_uri: str, record: FileDigest) -> bytes:
 def _changed(what: str) -> CloisterError:
     return CloisterError(
         FailureReason.ADAPTER_INVALID,
-        f"The base model's folder changed during the run: {what}. Restore the file and publish again; the staged "
+        f"What the run was prepared with has changed: {what}. Restore the file and publish again; the staged "
         "adapter stays.",
     )

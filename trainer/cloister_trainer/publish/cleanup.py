@@ -1,4 +1,4 @@
-"""After publication: tokens, checkpoints and the staged merged model go, and a record of that stays."""
+"""After publication: the run is marked as published; tokens, checkpoints and the staged merged model go."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cloister_api.layout import join
 from cloister_api.run import Run
 from cloister_api.spec_cluster import KeepRun
 from cloister_trainer.publish.manifest import Deletion
+from cloister_trainer.publish.sealed import SealedFolder
 from cloister_trainer.records import PlanFile
 from cloister_trainer.storage import Storage
 
@@ -50,11 +51,14 @@ def planned_deletions(run: Run, plan: PlanFile) -> list[Deletion]:
     return deletions
 
 
-def clean_up(run: Run, plan: PlanFile, storage: Storage, clock: Clock) -> None:
-    """Delete what `planned_deletions` says, then record it; where nothing is left, the record stays as it is.
+def clean_up(run: Run, plan: PlanFile, published: SealedFolder, storage: Storage, clock: Clock) -> None:
+    """Mark a run whose own adapter is `published`, then delete what `planned_deletions` says, and record that.
 
-    The record does not end the work: a pod that was given up may have written after it.
+    Where nothing is left, the record stays as it is; but it does not end the work: a pod that was given up may have
+    written after it.
     """
+    if published.manifest.uid == run.uid and not storage.exists(run.layout.published_file):
+        storage.write(run.layout.published_file, published.pointer.encode())
     record = join(run.layout.root, RECORD_FILE)
     uris = [deletion.uri for deletion in planned_deletions(run, plan) if deletion.when == "AfterPublication"]
     if not uris:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cloister_api.run import Run
 from cloister_trainer.publish.adapter_checks import model_name
 from cloister_trainer.publish.manifest import AdapterFacts, Deletion, Egress, Times
-from cloister_trainer.records import Checks, PlanFile
+from cloister_trainer.records import Checks, PlanFile, TrainPlan
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class RunFacts:
     def base_name(self) -> str:
         """The base model's name as people know it."""
         return model_name(self.plan.model.uri)
+
+    @property
+    def train_plan(self) -> TrainPlan:
+        """The plan that train followed."""
+        return self.checks.plan or self.plan.plan
 
     def times(self, published: str) -> Times:
         """For the manifest."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cloister_api.errors import CloisterError
-from cloister_api.layout import join
+from cloister_api.layout import OutputLayout, join
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.publish.adapter_checks import CONFIG_FILE, published_config
@@ -36,6 +36,10 @@ REPORT_FILE = "report.html"
 METRICS_FILE = "metrics.jsonl"
 
 
+class SealedMeanwhileError(Exception):
+    """Another publisher of the same run completed the folder: nothing in it may change any more."""
+
+
 @dataclass(frozen=True)
 class LocalFolder:
     """Files on the local disk, as they will be named in the store. A pure function of the staged run: building them
@@ -48,7 +52,7 @@ class LocalFolder:
 def build_folder(facts: RunFacts, staged: Staged, storage: Storage, root: Path) -> LocalFolder:
     """Write every file but the merged model, the signature and the manifest below `root`."""
     run = facts.run
-    contents = dict(files_beside_adapter(storage, facts.plan.model, run.spec.model.chat_template))
+    contents = dict(files_beside_adapter(storage, facts.plan, run.spec.model.chat_template))
     loss = plot_loss(facts.checks, staged.metrics)
     contents |= {
         CONFIG_FILE: published_config((staged.folder / CONFIG_FILE).read_bytes(), facts.plan.model.uri),
@@ -72,16 +76,44 @@ def upload_folder(
 ) -> list[FileDigest]:
     """Bring the folder and the merged model into the store, and remove what lies there and does not belong.
 
-    Only called while the folder in the store has no manifest: whatever is there is the leftover of a crash.
+    Whatever is there is the leftover of a crash, or of a publisher of the same run that works at this moment. Raises
+    SealedMeanwhileError once the folder has a manifest.
     """
-    output, merged = facts.run.output.folder, [f"merged/{file.name}" for file in facts.checks.merged_files]
+    output, merged = facts.run.output, [f"merged/{file.name}" for file in facts.checks.merged_files]
     keep = {*(file.name for file in folder.files), *merged, MANIFEST_FILE, *([SIGNATURE_FILE] if signed else [])}
-    for leftover in storage.list(output):
+    for leftover in storage.list(output.folder):
         if leftover.name not in keep:
+            _require_unsealed(storage, output)
             storage.delete(leftover.uri)
     for file in folder.files:
-        storage.upload(folder.root / file.name, join(output, file.name))
+        if file.name == ADAPTER_FILE:
+            _upload(storage, output, folder.root / file.name, file.name)
+        else:
+            _create(storage, output, folder.root / file.name, file)
     return [*folder.files, *_copy_merged(facts, storage, scratch)]
+
+
+def _require_unsealed(storage: Storage, output: OutputLayout) -> None:
+    if storage.exists(output.manifest):
+        raise SealedMeanwhileError
+
+
+def _upload(storage: Storage, output: OutputLayout, path: Path, name: str) -> None:
+    """A file whose digest checks.json names: every publisher of the run writes the same bytes."""
+    _require_unsealed(storage, output)
+    storage.upload(path, join(output.folder, name))
+
+
+def _create(storage: Storage, output: OutputLayout, path: Path, file: FileDigest) -> None:
+    """A file that another version of this code may write differently: one that lies there goes only while it may."""
+    uri = join(output.folder, file.name)
+    try:
+        storage.create(uri, path.read_bytes())
+    except AlreadyExists:
+        with storage.open(uri) as stream:
+            found = digest_stream(file.name, stream)
+        if found != file:
+            _upload(storage, output, path, file.name)
 
 
 def _copy_merged(facts: RunFacts, storage: Storage, scratch: Path) -> Iterator[FileDigest]:
@@ -99,13 +131,16 @@ def _copy_merged(facts: RunFacts, storage: Storage, scratch: Path) -> Iterator[F
                 f"{source} has sha256 {found.sha256}; checks.json, written by the merge, names {expected.sha256}.",
             )
         name = f"merged/{_contained(expected.name)}"
-        storage.upload(path, join(facts.run.output.folder, name))
+        _upload(storage, facts.run.output, path, name)
         path.unlink()
         yield found.model_copy(update={"name": name})
 
 
 def write_signature(key: SigningKey, run: Run, files: list[FileDigest], storage: Storage) -> bytes:
-    """The signature in the store: a valid one that is there already, else a new one."""
+    """The signature in the store: a valid one that is there already, else a new one.
+
+    Raises SealedMeanwhileError when an invalid one belongs to a complete folder.
+    """
     uri = join(run.output.folder, SIGNATURE_FILE)
     signature = sign_files(key, run.name, files)
     try:
@@ -114,6 +149,7 @@ def write_signature(key: SigningKey, run: Run, files: list[FileDigest], storage:
         earlier = storage.read(uri)
         if _is_valid(earlier, key, files):
             return earlier
+        _require_unsealed(storage, run.output)
         storage.write(uri, signature)
     return signature
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Gate
-from cloister_api.status import EvaluationStatus, GateResult
+from cloister_api.status import GateResult
 from cloister_trainer.records import Checks
 
 
@@ -16,32 +18,25 @@ def relative_improvement(checks: Checks) -> float | None:
     return (checks.base_loss - checks.loss) / checks.base_loss if checks.base_loss > 0 else 0.0
 
 
-def pass_gate(gate: Gate | None, checks: Checks, staged_uri: str) -> Checks:
-    """`checks` with the gate's result.
-
-    Raises CloisterError(EvaluationGateFailed) with the numbers; the staged adapter stays.
-    """
+def judge_gate(gate: Gate | None, checks: Checks) -> GateResult:
+    """Whether the validation loss fell as far as `gate` asks; without a measured one it did not."""
     if gate is None:
-        return checks.model_copy(update={"gate": GateResult.NONE})
+        return GateResult.NONE
+    improvement = relative_improvement(checks)
+    reached = improvement is not None and improvement >= gate.min_relative_improvement
+    return GateResult.PASSED if reached else GateResult.FAILED
+
+
+def gate_failure(gate: Gate, checks: Checks, staged_uri: str, result: dict[str, Any]) -> CloisterError:
+    """EvaluationGateFailed with the numbers and the step's `result`; the staged adapter stays."""
     asked = f"evaluation.gate asks for a validation loss at least {gate.min_relative_improvement:.1%} below the base's"
     stays = f"The adapter is not published; it stays staged at {staged_uri}."
     improvement = relative_improvement(checks)
     if improvement is None:
-        raise CloisterError(
-            FailureReason.EVALUATION_GATE_FAILED,
-            f"{asked}, and no validation loss was measured. {stays} Give the dataset validation examples.",
-        )
-    if improvement < gate.min_relative_improvement:
-        raise CloisterError(
-            FailureReason.EVALUATION_GATE_FAILED,
+        message = f"{asked}, and no validation loss was measured. {stays} Give the dataset validation examples."
+    else:
+        message = (
             f"{asked}. The base model has {checks.base_loss:.4f} and the adapter {checks.loss:.4f}: "
-            f"{improvement:.1%}. {stays} Lower the gate, or train longer or on more data.",
+            f"{improvement:.1%}. {stays} Lower the gate, or train longer or on more data."
         )
-    return checks.model_copy(update={"gate": GateResult.PASSED})
-
-
-def evaluation_status(checks: Checks) -> EvaluationStatus:
-    """What status.evaluation shows."""
-    return EvaluationStatus(
-        base_loss=checks.base_loss, loss=checks.loss, exact_match=checks.exact_match, gate=checks.gate
-    )
+    return CloisterError(FailureReason.EVALUATION_GATE_FAILED, message, result=result)

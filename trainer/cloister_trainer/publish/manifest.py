@@ -10,7 +10,8 @@ from cloister_api.base import ApiModel
 from cloister_api.run import Run
 from cloister_api.spec_cluster import Egress as EgressMode
 from cloister_api.spec_cluster import Provenance
-from cloister_api.status import ExactMatch, GateResult
+from cloister_api.spec_data import Dataset
+from cloister_api.status import EvaluationStatus, ExactMatch, GateResult
 from cloister_trainer.publish.gate import relative_improvement
 from cloister_trainer.records import Checks, FileDigest, LicenseFinding, MemoryPart, PlanFile
 
@@ -36,8 +37,9 @@ class DatasetFacts(ApiModel):
     """The data that the adapter was trained on; never its content."""
 
     uris: list[str]
+    """What was read: sources of weight above 0, and a separate validation source."""
     digest: str
-    """sha256 over the files, tokenizer, template and options."""
+    """sha256 over the rows' content in order, tokenizer, template and options; not over the files."""
     epoch_examples: int
     epoch_tokens: int
     epoch_trained_tokens: int
@@ -79,6 +81,11 @@ class ChecksSummary(ApiModel):
             **checks.model_dump(include=set(cls.model_fields) - {"relative_improvement"}),
             relative_improvement=relative_improvement(checks),
         )
+
+    @property
+    def evaluation(self) -> EvaluationStatus:
+        """What status.evaluation shows."""
+        return EvaluationStatus(**{name: getattr(self, name) for name in EvaluationStatus.model_fields})
 
 
 class Cost(ApiModel):
@@ -171,7 +178,7 @@ def build_manifest(
     signature: Signature | None,
 ) -> Manifest:
     """The manifest of a folder that holds `files`."""
-    model, data, dataset = plan.model, plan.data, run.spec.dataset
+    model, data = plan.model, plan.data
     return Manifest(
         uid=run.uid,
         namespace=run.namespace,
@@ -188,7 +195,7 @@ def build_manifest(
             license=model.license,
         ),
         dataset=DatasetFacts(
-            uris=[dataset.uri] if dataset.uri else [source.uri for source in dataset.sources or []],
+            uris=dataset_uris(run.spec.dataset),
             digest=data.digest,
             epoch_examples=data.epoch_examples,
             epoch_tokens=data.epoch_tokens,
@@ -198,7 +205,7 @@ def build_manifest(
         ),
         provenance=run.spec.provenance,
         spec=run.spec.to_api(),
-        plan=plan.plan.to_api(),
+        plan=(checks.plan or plan.plan).to_api(),
         adapter=adapter,
         checks=ChecksSummary.of(checks),
         cost=Cost(**checks.model_dump(include=set(Cost.model_fields))),
@@ -212,6 +219,12 @@ def build_manifest(
         reuse_key=reuse_key,
         signature=signature,
     )
+
+
+def dataset_uris(dataset: Dataset) -> list[str]:
+    """The URIs that prepare reads."""
+    sources = [dataset.uri] if dataset.uri else [source.uri for source in dataset.sources or [] if source.weight > 0]
+    return sources + ([dataset.validation.uri] if dataset.validation and dataset.validation.uri else [])
 
 
 def collect_egress(

@@ -38,7 +38,7 @@ def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]], loss: str)
     context = {
         "facts": facts,
         "checks": checks,
-        "plan": facts.plan.plan,
+        "plan": facts.train_plan,
         "data": facts.plan.data,
         "model": facts.plan.model,
         "improvement": relative_improvement(checks),
@@ -47,7 +47,7 @@ def render_report(facts: RunFacts, metrics: Sequence[dict[str, Any]], loss: str)
         "found": facts.plan.data.report,
         "fates": _fates(facts.plan.data.report),
         "settings": _settings(facts),
-        "memory": _memory(facts.plan.plan, checks.measured_memory),
+        "memory": _memory(facts.train_plan, checks.measured_memory),
         "samples": sorted(checks.samples, key=_is_equal),
         "samples_shown": SAMPLES_SHOWN,
         "is_equal": _is_equal,

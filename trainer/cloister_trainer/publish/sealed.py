@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 
 from pydantic import ValidationError
@@ -72,13 +73,7 @@ def read_sealed(storage: Storage, output: OutputLayout) -> SealedFolder | None:
         ) from error
 
 
-def seal(storage: Storage, output: OutputLayout, manifest: Manifest) -> SealedFolder:
-    """Write manifest.json as the folder's last file; a manifest that is already there stays and is returned."""
-    data = manifest.encode()
-    try:
-        storage.create(output.manifest, data)
-    except AlreadyExists:
-        sealed = read_sealed(storage, output)
-        assert sealed is not None
-        return sealed
-    return SealedFolder.of(data)
+def seal(storage: Storage, output: OutputLayout, manifest: Manifest) -> None:
+    """Write manifest.json as the folder's last file; a manifest that is already there stays."""
+    with contextlib.suppress(AlreadyExists):
+        storage.create(output.manifest, manifest.encode())

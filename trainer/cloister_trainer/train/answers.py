@@ -8,8 +8,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from cloister_api.layout import join
 from cloister_api.status import ExactMatch
-from cloister_trainer.records import SampleAnswer, SampleRow
+from cloister_trainer.prepare.shards import INDEX
+from cloister_trainer.records import SampleAnswer, SampleRow, TokensIndex
 from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.lora_layers import adapter_disabled
 from cloister_trainer.train.samples import exact_matches, greedy_answers
@@ -22,7 +24,7 @@ def answer_samples(
     """Exact matches and answers, complete on rank 0; None without sample rows. A collective."""
     from cloister_trainer.prepare.tokenizer import load_tokenizer
 
-    rows = context.plan.data.samples
+    rows = sample_rows(context)
     if not rows:
         return None
     tokenizer = load_tokenizer(folder, None)
@@ -35,6 +37,14 @@ def answer_samples(
         for row, old, new in zip(rows, before, after, strict=True)
     ]
     return counts, answers
+
+
+def sample_rows(context: WorkerContext) -> list[SampleRow]:
+    """The held-out rows to be answered, from beside the tokens: plan.json holds no row."""
+    if context.run.spec.evaluation.samples == 0:
+        return []
+    index = context.storage.read(join(context.plan.tokens_uri, INDEX))
+    return TokensIndex.model_validate_json(index).samples
 
 
 def _all_answers(
