@@ -78,8 +78,12 @@ def at_most_one(*fields: str) -> Callable[[Any], bool]:
     return lambda model: sum(getattr(model, field) is not None for field in fields) <= 1
 
 
-MODEL_URI_PATTERN = r"^(s3://[A-Za-z0-9]|pvc://[a-z0-9]|file:///)[^\x00-\x20\x7f]*$"
-STORE_URI_PATTERN = r"^(s3://[A-Za-z0-9]|file:///)[^\x00-\x20\x7f]*$"
+_BUCKET = r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)"
+_CLAIM = r"pvc://[a-z0-9][a-z0-9.-]*(/|$)"
+MODEL_URI_PATTERN = rf"^({_BUCKET}|{_CLAIM}|file:///)[^\x00-\x20\x7f]*$"
+STORE_URI_PATTERN = rf"^({_BUCKET}|file:///)[^\x00-\x20\x7f]*$"
+URI_PATTERNS = (MODEL_URI_PATTERN, STORE_URI_PATTERN)
+"""The authority of a URI is a name alone: no user, no password, no port."""
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 LABEL_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"

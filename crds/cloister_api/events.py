@@ -35,7 +35,7 @@ class Progress(_Event):
     loss: float
     learning_rate: float
     tokens_per_second: float
-    """Processed tokens (prompts, labels and padding left out of neither) per second over all workers."""
+    """Processed tokens per second over all workers: prompts and labels, padding not counted."""
     eta_seconds: Count
 
 

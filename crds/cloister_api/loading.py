@@ -10,8 +10,10 @@ from pydantic import ValidationError
 
 from cloister_api.errors import CloisterError
 from cloister_api.job import API_VERSION, KIND, FineTuneJob
+from cloister_api.places import misplaced
 from cloister_api.problems import Problem, problems_of
 from cloister_api.reasons import FailureReason
+from cloister_api.text import printable
 from cloister_api.yaml_tree import Document, UnreadableError, read_documents
 
 MAX_PROBLEMS = 50
@@ -68,15 +70,16 @@ def _documents(text: str, source: str) -> list[Document]:
 
 
 def _check(document: Document) -> FineTuneJob | list[Problem]:
-    """The job in a document, or what is wrong with it."""
+    """The job in a document, or what is wrong with it (never an empty list)."""
     value = document.value
     if problem := _other_kind(value):
         return [problem]
     given = _without_nulls({key: part for key, part in value.items() if key != "status"})
     try:
-        return FineTuneJob.model_validate_json(json.dumps(given), strict=True, by_alias=True, by_name=False)
+        job = FineTuneJob.model_validate_json(json.dumps(given), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         return problems_of(error, given)
+    return misplaced(job.spec) or job
 
 
 def _other_kind(value: Any) -> Problem | None:
@@ -106,7 +109,7 @@ def _located(problems: list[Problem], document: Document, source: str) -> list[s
 
 
 def _invalid(sentences: list[str]) -> CloisterError:
-    shown = sentences[:MAX_PROBLEMS]
+    shown = [printable(sentence) for sentence in sentences[:MAX_PROBLEMS]]
     if len(sentences) > MAX_PROBLEMS:
         shown.append(f"and {len(sentences) - MAX_PROBLEMS} more")
     return CloisterError(FailureReason.SPEC_INVALID, "\n".join(shown))

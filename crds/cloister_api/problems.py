@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cloister_api.base import EXPECTED, RULE_BROKEN
+from cloister_api.base import EXPECTED, RULE_BROKEN, URI_PATTERNS
 from cloister_api.job import FineTuneJob
 from cloister_api.schema import Schema, structural_schema
+from cloister_api.text import masked, printable
 from cloister_api.yaml_tree import Path, dotted, plain_value
 
 _SHOWN_CHARACTERS = 80
@@ -106,6 +107,8 @@ def _unknown_field(name: str, known: list[str]) -> str:
 
 def _hint(found: Any, schema: Schema) -> str:
     """What to do, where that is clear from what was found."""
+    if isinstance(found, str) and schema.get("pattern") in URI_PATTERNS and masked(found) != found:
+        return "; keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the job's Secret, never in a URI"
     if "enum" in schema:
         if not isinstance(found, str):
             return ""
@@ -131,7 +134,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return f"the boolean {json.dumps(value)}"
     if isinstance(value, str):
-        shown = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…"
+        shown = printable(masked(value))
+        shown = shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "…"
         return f"the text {json.dumps(shown, ensure_ascii=False)}"
     return f"the number {value}"
 

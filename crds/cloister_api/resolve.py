@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from cloister_api.errors import CloisterError
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.layout import join
+from cloister_api.places import misplaced
+from cloister_api.reasons import FailureReason
 from cloister_api.run import LOCAL_NAMESPACE, RunSettings
 
 
@@ -12,6 +15,8 @@ def resolve_spec(spec: FineTuneJobSpec, namespace: str | None, settings: RunSett
 
     storage.runUri becomes the administrator's, with `{namespace}` replaced, or `<output.uri>/runs` where none is set;
     distribution.gpuMemory becomes the profile's. Everything else that is absent waits for the plan.
+
+    Raises CloisterError(SpecInvalid) when something that is written lies among what is read.
     """
     storage = spec.storage
     if storage.run_uri is None:
@@ -21,4 +26,7 @@ def resolve_spec(spec: FineTuneJobSpec, namespace: str | None, settings: RunSett
     profile_memory = settings.gpu_memory.get(distribution.profile)
     if distribution.gpu_memory is None and distribution.gpus_per_worker > 0 and profile_memory:
         distribution = distribution.model_copy(update={"gpu_memory": profile_memory})
-    return spec.model_copy(update={"storage": storage, "distribution": distribution})
+    resolved = spec.model_copy(update={"storage": storage, "distribution": distribution})
+    if problems := misplaced(resolved):
+        raise CloisterError(FailureReason.SPEC_INVALID, "\n".join(map(str, problems)))
+    return resolved

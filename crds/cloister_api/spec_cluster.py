@@ -55,7 +55,8 @@ class Distribution(ApiModel):
     gpus_per_worker: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs of each worker; 0 trains on CPUs."""
     min_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Go on with fewer workers, down to this many, when some are lost. Absent: all workers are needed."""
+    """The plan fits so few workers, too. Going on with fewer when some are lost is not done yet: a run waits for all.
+    Absent: as many as workers."""
     gpu_memory: Quantity | None = None
     """Memory of one GPU for the memory plan, for example 80Gi. Absent: the profile's."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None

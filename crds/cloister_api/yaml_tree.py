@@ -23,6 +23,8 @@ Path = tuple[str | int, ...]
 MAX_CHARACTERS = 1_000_000
 MAX_VALUES = 100_000
 """Values in a document, aliases followed: a few lines of nested aliases can stand for billions."""
+MAX_DEPTH = 100
+"""Lists and mappings around a value. A job has about ten; JSON readers stop at a few hundred."""
 
 _PLAIN = Tag(suffix="plain")
 _TAG = "tag:yaml.org,2002:"
@@ -40,6 +42,7 @@ _INTEGER = re.compile(
 )
 _INTEGER_CHARACTERS = 309
 """A longer integer lies beyond a double's range: it is text, as for kubectl. Python's int() refuses 4,301 digits."""
+_HALF = re.compile(r"[\ud800-\udfff]")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
@@ -128,6 +131,8 @@ class _Builder:
             raise UnreadableError(f"aliases make more than {MAX_VALUES:,} values", line)
         if any(node is other for other in around):
             raise UnreadableError(f"{dotted(path)} contains itself through an alias", line)
+        if len(around) > MAX_DEPTH:
+            raise UnreadableError(f"the values are nested more than {MAX_DEPTH} deep", line)
         self.document.lines.setdefault(path, line)
         if isinstance(node, ScalarNode):
             return _scalar(node)
@@ -178,6 +183,8 @@ def _scalar(node: ScalarNode) -> Any:
     value = plain_value(node.value) if _is_plain(node) else _tagged_value(node, line)
     if isinstance(value, float) and not math.isfinite(value):
         raise UnreadableError(f"{node.value} is not a finite number", line)
+    if isinstance(value, str) and _HALF.search(value):
+        raise UnreadableError("a text holds half of a \\u pair (\\ud800 to \\udfff); write the character itself", line)
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,29 @@ FIELDS = [
         "  storage: {runUri: pvc://claim/runs}",
         '9: spec.storage.runUri: expected s3://bucket/path or file:///path, found the text "pvc://claim/runs"',
     ),
+    (
+        "  storage: {runUri: 's3://KEY:SEC/RET@runs/x'}",
+        '9: spec.storage.runUri: expected s3://bucket/path or file:///path, found the text "s3://***@runs/x"; '
+        "keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the job's Secret, never in a URI",
+    ),
+    (
+        "  storage: {runUri: 's3://models/m/runs'}",
+        "9: spec.storage.runUri: lies in spec.model.uri: what the job writes there would change what it reads; "
+        "choose a place outside",
+    ),
+    (
+        '  "\\x1b[2Jlora": {}',
+        "9: spec.?[2Jlora: unknown field; did you mean lora?",
+    ),
+    (
+        '  hold: "\\x9b2J"',
+        '9: spec.hold: expected one of None, BeforeTraining, found the text "?2J"',
+    ),
+    (
+        '  provenance: {ticket: "\\ud800x"}',
+        "9: a text holds half of a \\u pair (\\ud800 to \\udfff); write the character itself",
+    ),
+    (f"  pods: {'[' * 220}{']' * 220}", "9: the values are nested more than 100 deep"),
     ("  resumeFrom: {}", "9: spec.resumeFrom.uri: missing; expected s3://bucket/path or file:///path"),
     (
         "  lora: {targets: {modules: []}}",
@@ -207,6 +231,14 @@ def test_very_many_problems_are_counted() -> None:
 def test_a_long_value_is_shown_only_in_part() -> None:
     (line,) = refusal(f"{HEAD}  checkpoint: {{interval: {'x' * 30}{'secret' * 20}}}\n")
     assert len(line) < 200
+
+
+@pytest.mark.parametrize("field", ["model", "dataset", "output"])
+@pytest.mark.parametrize("uri", ["s3://KEY:SECRET@b/x", "s3://SECRET@b/x", "https://KEY:SECRET@b", "s3://b:SECRET/x"])
+def test_no_place_holds_a_password_and_none_is_repeated(field: str, uri: str) -> None:
+    (line,) = refusal(re.sub(rf"({field}: {{uri:) \S+}}", rf"\1 '{uri}'}}", HEAD))
+    assert f"spec.{field}.uri: expected s3://bucket/path" in line
+    assert "SECRET@" not in line
 
 
 def test_numbers_and_booleans_are_those_of_kubectl() -> None:
