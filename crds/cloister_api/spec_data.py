@@ -116,7 +116,8 @@ class DatasetSource(ApiModel):
     """How often each example of this source occurs in an epoch: 1 once, 2 twice, 0.5 every second example, 0 never.
     Which examples a fraction takes is chosen by content hash, so adding rows changes none of the choices."""
     max_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
-    """At most this many examples, chosen by content hash. Absent: all."""
+    """At most this many examples of this source, chosen by content hash before identical examples of other sources are
+    left out. Absent: all."""
 
 
 class DatasetColumns(ApiModel):
@@ -183,7 +184,7 @@ class Dataset(ApiModel):
     trained token (the plan warns above 1 %); Drop leaves them out; Split makes several examples, for format Text only;
     Fail refuses the dataset."""
     deduplicate: bool = True
-    """Keep only the first of identical examples."""
+    """Keep only one of identical examples: that of the source with the largest weight, the first among equals."""
     validation: Validation | None = None
     """Held-out examples for evaluation. Absent: 5 % of the examples when there are at least 200 rows, else none."""
     cache_uri: StoreUri | None = None

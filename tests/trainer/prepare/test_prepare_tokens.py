@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister_api.errors import CloisterError
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.shards import GroupResult
 from cloister_trainer.reporter import PlainConsole, Reporter
@@ -138,6 +140,41 @@ def test_tokens_in_the_cache_are_used_again(small_job: DataJob) -> None:
     other = small_job.prepare({**cache, "trainOn": "All"})
     assert other.index.digest != first.index.digest
     assert "nothing is tokenised" not in other.said
+
+
+def test_tokens_of_another_job_are_reported_with_this_jobs_files(small_job: DataJob) -> None:
+    cache = {"cacheUri": f"file://{small_job.folder}/cache"}
+    first_file = small_job.write([chat("Hi", "Hello")], "first.jsonl")
+    second_file = small_job.write([{**chat("Hi", "Hello"), "id": 1}], "second.jsonl")
+    first = small_job.prepare({**cache, "uri": first_file})
+    second = small_job.prepare({**cache, "uri": second_file})
+    earlier = small_job.prepare({"uri": first_file})
+    later = small_job.prepare(
+        {"uri": second_file},
+        output={"uri": f"file://{small_job.folder}/out2"},
+        resumeFrom={"uri": earlier.uri.removesuffix("/tokens")},
+    )
+    assert first.index.report["sources"][0]["files"] == [first_file]
+    assert later.uri == earlier.uri
+    for prepared in (second, later):
+        assert "nothing is tokenised" in prepared.said
+        [source] = prepared.index.report["sources"]
+        assert (source["uri"], source["files"]) == (second_file, [second_file])
+        assert source["columnsLeftOut"] == ["id"]
+        assert prepared.index.report["lengths"] == first.index.report["lengths"]
+
+
+def test_tokens_of_another_job_are_held_against_this_jobs_model(small_job: DataJob) -> None:
+    small_job.write([chat("Hi", "Hello")])
+    cache = {"cacheUri": f"file://{small_job.folder}/cache"}
+    first = small_job.prepare(cache)
+    assert first.index.largest_id == max(max(example.tokens) for example in first.examples())
+    folder = small_job.folder / "smaller"
+    shutil.copytree(small_job.tokenizer_folder, folder)
+    (folder / "config.json").write_text(json.dumps({"vocab_size": first.index.largest_id}))
+    with pytest.raises(CloisterError, match="the tokenizer is not this model's"):
+        DataJob(small_job.folder, folder).prepare(cache)
+    assert small_job.prepare(cache).index == first.index, "the first job's tokens stay"
 
 
 def test_changed_rows_replace_the_runs_tokens(small_job: DataJob) -> None:

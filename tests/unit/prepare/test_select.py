@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ def rows(numbers: Any, weight: float = 1.0, max_examples: int | None = None, see
     """Rows with random hashes; equal numbers are equal rows."""
     numbers = np.asarray(numbers)
     table = np.random.default_rng(seed).integers(0, 2**64, (100_000, 2), np.uint64)
-    hashes = table[numbers]
-    return SourceRows(hashes, hashes[:, 1], weight, max_examples)
+    keys, prompts = table[numbers].T
+    return SourceRows(keys, prompts, weight, max_examples)
 
 
 def dataset(**fields: Any) -> Dataset:
@@ -70,13 +71,13 @@ def test_a_fraction_of_zero_holds_out_none() -> None:
 
 
 def test_weights_are_met_on_average_and_by_content() -> None:
-    hashes = rows(np.arange(20_000)).hashes
-    times = repeats(hashes, 2.3)
+    keys = rows(np.arange(20_000)).keys
+    times = repeats(keys, 2.3)
     assert set(times.tolist()) == {2, 3}
     assert times.mean() == pytest.approx(2.3, abs=0.02)
-    assert repeats(hashes, 0.0).max() == 0
-    assert (repeats(hashes[::-1], 2.3)[::-1] == times).all()
-    assert repeats(hashes, 100).min() == 100
+    assert repeats(keys, 0.0).max() == 0
+    assert (repeats(keys[::-1], 2.3)[::-1] == times).all()
+    assert repeats(keys, 100).min() == 100
 
 
 def test_the_questions_asked_of_a_hash_are_independent() -> None:
@@ -92,10 +93,37 @@ def test_a_sources_limit_keeps_its_rows_when_others_are_added() -> None:
     assert len(few[0]) == 100
 
 
-def test_rows_of_two_sources_are_deduplicated_in_their_order() -> None:
-    selection = select([rows([1, 2, 3]), rows([3, 4], weight=5)], None, dataset(), 0)
-    assert selection.fates.repeats.tolist() == [1, 1, 1, 0, 5]
-    assert selection.duplicates == 1
+def test_of_identical_rows_that_of_the_largest_weight_is_kept() -> None:
+    selection = select([rows([1, 2, 3, 3]), rows([3, 4], weight=5), rows([4, 5], weight=5)], None, dataset(), 0)
+    assert selection.fates.repeats.tolist() == [1, 1, 0, 0, 5, 5, 0, 5]
+    assert selection.duplicates == 3
+
+
+@pytest.mark.parametrize("limited_first", [True, False])
+def test_a_sources_limit_takes_no_rows_from_another(limited_first: bool) -> None:
+    both = [rows(np.arange(100), max_examples=10), rows(np.arange(100))]
+    selection = select(both if limited_first else both[::-1], None, dataset(), 0)
+    assert selection.fates.repeats.sum() == 100
+    assert selection.duplicates == 10
+
+
+def test_a_sources_limit_counts_different_rows() -> None:
+    selection = select([rows(np.arange(200) % 50, max_examples=40)], None, dataset(), 0)
+    assert selection.fates.repeats.sum() == 40
+    assert selection.duplicates == 150
+    kept = select([rows(np.arange(200) % 50, max_examples=40)], None, dataset(deduplicate=False), 0)
+    assert kept.fates.repeats.sum() == 40
+
+
+def test_choosing_takes_less_than_fifty_bytes_a_row() -> None:
+    many = rows(np.random.default_rng(3).permutation(100_000))
+    tracemalloc.start()
+    try:
+        select([many], None, dataset(), 5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / len(many) < 50
 
 
 def test_a_separate_validation_source_takes_its_place_and_overlap_is_counted() -> None:
@@ -110,4 +138,4 @@ def test_a_separate_validation_source_takes_its_place_and_overlap_is_counted() -
 
 
 def test_the_first_of_identical_rows_is_the_first() -> None:
-    assert first_of_each(rows([5, 3, 5, 5, 3, 9]).hashes).tolist() == [True, True, False, False, False, True]
+    assert first_of_each(rows([5, 3, 5, 5, 3, 9]).keys).tolist() == [True, True, False, False, False, True]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cloister_api.errors import CloisterError
 from cloister_api.layout import cache_folder, join
 from cloister_api.run import Run
-from cloister_trainer.prepare.index import make_index
+from cloister_trainer.prepare.index import adopt_index, make_index
 from cloister_trainer.prepare.job import check_rows, content_digest, row_options, vocabulary_size
 from cloister_trainer.prepare.row_worker import RowWorker
 from cloister_trainer.prepare.select import Selection, select
@@ -57,19 +57,20 @@ def prepare_tokens(
         check_rows(options, surveyed)
         digest = content_digest(options, spec.dataset, spec.evaluation.samples, surveyed)
         folder = cache_folder(spec.dataset.cache_uri, digest) if spec.dataset.cache_uri else run.layout.tokens
+        vocabulary = vocabulary_size(model_folder)
         if (stored := read_index(storage, folder, digest)) is not None:
             reporter.say(f"The tokens of this dataset are already at {folder}; nothing is tokenised.")
-            return folder, stored
+            return folder, adopt_index(stored, surveyed, vocabulary)
         if (earlier := earlier_tokens(run, storage, digest)) is not None:
             reporter.say(f"The tokens at {earlier[0]} are of this dataset; nothing is tokenised.")
-            return earlier
+            return earlier[0], adopt_index(earlier[1], surveyed, vocabulary)
         selection = _select(run, surveyed)
         scratch.mkdir(parents=True, exist_ok=True)
         to = Destination(storage, folder, scratch, digest)
         try:
             with reporter.progress("Tokenising rows", len(selection.fates)) as progress:
                 groups = tokenise(to, surveyed, selection.fates, workers, progress)
-            index = make_index(options, surveyed, selection, groups, digest, vocabulary_size(model_folder))
+            index = make_index(options, surveyed, selection, groups, digest, vocabulary)
         except CloisterError as error:
             if error.reason.facts.refusal:
                 storage.delete_prefix(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.prepare.report import DATE_NOTE, data_notes, data_report
+from cloister_trainer.prepare.report import DATE_NOTE, data_notes, data_report, report_sources
 from cloister_trainer.prepare.row_worker import Counts, RowOptions
 from cloister_trainer.prepare.select import Selection
 from cloister_trainer.prepare.shards import GroupResult
@@ -32,7 +32,8 @@ def make_index(
     epoch_examples = sum(group.epoch_examples for group in groups)
     if not epoch_examples:
         raise _nothing_to_train(options, counts)
-    _check_vocabulary(max(group.largest_id for group in groups), vocabulary)
+    largest_id = max(group.largest_id for group in groups)
+    _check_vocabulary(largest_id, vocabulary)
     stop_token, template_notes = _stop_token(options, surveyed)
     notes = template_notes + data_notes(surveyed, selection, counts, options)
     return TokensIndex(
@@ -44,11 +45,21 @@ def make_index(
         epoch_trained_tokens=sum(group.epoch_trained_tokens for group in groups),
         validation_examples=sum(shard.examples for group in groups for shard in group.validation),
         longest=max(group.longest for group in groups),
+        largest_id=largest_id,
         stop_token_id=stop_token,
         pad_token_id=options.kit.pad_id,
         samples=[sample for group in groups for sample in group.samples],
         report=data_report(surveyed, selection, counts, options.max_length, notes),
     )
+
+
+def adopt_index(index: TokensIndex, surveyed: list[SurveyedSource], vocabulary: int | None) -> TokensIndex:
+    """The index that another job left for the same rows, with this job's sources in its report.
+
+    Raises CloisterError ModelUnsupported when a token lies outside this job's model's vocabulary.
+    """
+    _check_vocabulary(index.largest_id, vocabulary)
+    return index.model_copy(update={"report": {**index.report, "sources": report_sources(surveyed)}})
 
 
 def _stop_token(options: RowOptions, surveyed: list[SurveyedSource]) -> tuple[int | None, list[str]]:

@@ -18,7 +18,7 @@ from cloister_trainer.prepare.survey import SurveyedSource
 from cloister_trainer.prepare.tokenizer import load_tokenizer, tokenizer_kit
 from cloister_trainer.storage import MissingObject, Storage
 
-STORED_FORMAT = 1
+STORED_FORMAT = 2
 """Raised when the same rows and options would give other tokens: older caches are then not used."""
 
 
@@ -77,9 +77,9 @@ def content_digest(options: RowOptions, dataset: Dataset, samples: int, surveyed
     }
     sha256.update(canonical_json(choices).encode())
     for one in surveyed:
-        rows = one.rows()
-        sha256.update(len(rows).to_bytes(8, "little"))
-        sha256.update(rows.hashes.astype("<u8").tobytes())
+        sha256.update(sum(len(part.hashes) for part in one.parts).to_bytes(8, "little"))
+        for part in one.parts:
+            sha256.update(part.hashes.astype("<u8").tobytes())
     return sha256.hexdigest()
 
 
@@ -101,10 +101,8 @@ def check_rows(options: RowOptions, surveyed: list[SurveyedSource]) -> None:
 
 
 def vocabulary_size(model_folder: Path) -> int | None:
-    """Rows of the model's embedding by its config.json; None when it does not say."""
+    """Rows of the model's embedding by its config.json; None for a tokenizer alone, without one."""
     path = model_folder / "config.json"
     if not path.exists():
         return None
-    config = json.loads(path.read_text())
-    size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-    return int(size) if size is not None else None
+    return int(json.loads(path.read_text())["vocab_size"])

@@ -32,7 +32,7 @@ def data_report(
 ) -> dict[str, Any]:
     """Everything that index.json tells about the data besides its shards; never a row's content."""
     return {
-        "sources": [_source(one) for one in surveyed],
+        "sources": report_sources(surveyed),
         "rows": len(selection.fates),
         "duplicates": selection.duplicates,
         "overlap": {"rows": selection.overlap_rows, "prompts": selection.overlap_prompts},
@@ -97,6 +97,11 @@ def length_report(lengths: Counter[int]) -> dict[str, Any]:
         "percentiles": {str(percent): int(value) for percent, value in zip(PERCENTILES, found, strict=True)},
         "histogram": {"edges": edges.tolist(), "examples": bins.tolist()},
     }
+
+
+def report_sources(surveyed: list[SurveyedSource]) -> list[dict[str, Any]]:
+    """Where the rows lie and how they are written."""
+    return [_source(one) for one in surveyed]
 
 
 def _source(surveyed: SurveyedSource) -> dict[str, Any]:

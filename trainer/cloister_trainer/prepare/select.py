@@ -33,15 +33,19 @@ class Salt(IntEnum):
 
 @dataclass(frozen=True)
 class SourceRows:
-    """All rows of a source: content hashes uint64 [n, 2], and the hashes of their prompts uint64 [n]."""
+    """All rows of a source: keys uint64 [n] that name their contents, and keys of their prompts uint64 [n].
 
-    hashes: Words
+    Among a thousand million different rows, two have the same key with a chance of 3 %: then one counts as the other's
+    duplicate.
+    """
+
+    keys: Words
     prompts: Words
     weight: float = 1.0
     max_examples: int | None = None
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.keys)
 
 
 @dataclass(frozen=True)
@@ -72,53 +76,61 @@ class Selection:
 
 
 def select(sources: list[SourceRows], separate: SourceRows | None, dataset: Dataset, samples: int) -> Selection:
-    """Deduplicate, limit, hold out and weight the rows of all sources.
+    """Limit, deduplicate, hold out and weight the rows of all sources.
 
     With validation.fraction f, rows with hash below f are held out, at most maxExamples of them: those with the lowest
     hashes; the others are trained. So no row that was trained is ever held out later, and a held-out row becomes a
     trained one only when new rows push it over maxExamples.
     """
-    validation = dataset.validation
-    limit = validation.max_examples if validation else DEFAULT_MAX_VALIDATION
-    first = _first_rows(sources, dataset)
-    duplicates = sum(int((~mask).sum()) for mask in first)
-    hashes = np.concatenate([source.hashes for source in sources])
-    candidates = np.concatenate([_limited(source, mask) for source, mask in zip(sources, first, strict=True)])
+    everything = [*sources, separate] if separate is not None else sources
+    keys = np.concatenate([source.keys for source in everything])
+    trained = sum(len(source) for source in sources)
+    candidates, duplicates = _candidates(sources, keys[:trained], dataset.deduplicate)
+    held_out = np.zeros(len(keys), bool)
     if separate is not None:
-        held_out = np.zeros(len(candidates), bool)
-        [separate_first] = _first_rows([separate], dataset)
-        duplicates += int((~separate_first).sum())
-        separate_held_out = lowest(keyed(separate.hashes, Salt.VALIDATION), separate_first, limit)
+        first = _first_rows(separate.keys, dataset.deduplicate)
+        duplicates += int((~first).sum())
+        held_out[trained:] = lowest(keyed(separate.keys, Salt.VALIDATION), first, _most_held_out(dataset))
     else:
-        fraction = validation.fraction if validation else None
-        if fraction is None:
-            fraction = DEFAULT_FRACTION if candidates.sum() >= DEFAULT_FRACTION_FROM_ROWS else 0.0
-        keys = keyed(hashes, Salt.VALIDATION)
-        held_out = lowest(keys, candidates & (keys < np.uint64(int(fraction * 2**64))), limit)
-        if not dataset.deduplicate:
-            held_out = candidates & np.isin(keys, keys[held_out])
-        separate_held_out = np.zeros(0, bool)
-    weights = [repeats(source.hashes, source.weight) for source in sources]
-    times = np.concatenate(weights) * (candidates & ~held_out)
-    return _selection(sources, separate, times, np.concatenate([held_out, separate_held_out]), duplicates, samples)
+        held_out[:] = _held_out(keys, candidates, dataset)
+    times = np.zeros(len(keys), np.uint8)
+    times[:trained] = np.concatenate([repeats(source.keys, source.weight) for source in sources]) * candidates
+    times[held_out] = 0
+    fates = Fates(times, held_out, lowest(keyed(keys, Salt.SAMPLES), held_out, samples))
+    overlap_rows = among(keys[times > 0], keys[held_out]).sum()
+    del keys
+    prompts = np.concatenate([source.prompts for source in everything])
+    overlap_prompts = among(prompts[held_out], prompts[times > 0]).sum()
+    return Selection(fates, duplicates, int(overlap_rows), int(overlap_prompts))
 
 
-def keyed(hashes: Words, salt: Salt) -> Words:
-    """A hash's answer to a question, uniform in uint64: SplitMix64's finaliser (Steele et al. 2014) over both."""
+def keyed(keys: Words, salt: Salt) -> Words:
+    """A key's answer to a question, uniform in uint64: SplitMix64's finaliser (Steele et al. 2014) over both."""
     with np.errstate(over="ignore"):
-        mixed = hashes[:, 0] + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+        mixed = keys + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(30)
+        mixed *= np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(27)
+        mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
-def first_of_each(hashes: Words) -> Mask:
-    """Whether a row is the first one with its hash."""
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-    ordered = hashes[order]
-    first = np.ones(len(hashes), bool)
-    first[order[1:]] = (ordered[1:] != ordered[:-1]).any(axis=1)
+def first_of_each(keys: Words) -> Mask:
+    """Whether a row is the first one with its key."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.ones(len(keys), bool)
+    first[order[1:]] = ordered[1:] != ordered[:-1]
     return first
+
+
+def among(keys: Words, some: Words) -> Mask:
+    """Whether each key is one of some. np.isin takes several times the memory."""
+    if not len(some):
+        return np.zeros(len(keys), bool)
+    ordered = np.sort(some)
+    return np.asarray(ordered.take(np.searchsorted(ordered, keys), mode="clip") == keys)
 
 
 def lowest(keys: Words, among: Mask, limit: int) -> Mask:
@@ -129,42 +141,51 @@ def lowest(keys: Words, among: Mask, limit: int) -> Mask:
     return chosen
 
 
-def repeats(hashes: Words, weight: float) -> npt.NDArray[np.uint8]:
+def repeats(keys: Words, weight: float) -> npt.NDArray[np.uint8]:
     """How often each row occurs in an epoch: the weight's whole part, and once more for its fraction of the rows."""
     whole = int(weight)
     threshold = np.uint64(int((weight - whole) * 2**64))
-    return (whole + (keyed(hashes, Salt.WEIGHT) < threshold)).astype(np.uint8)
+    return (whole + (keyed(keys, Salt.WEIGHT) < threshold)).astype(np.uint8)
 
 
-def _first_rows(sources: list[SourceRows], dataset: Dataset) -> list[Mask]:
-    """The rows of each source that are left when only the first of identical ones is kept."""
-    if not dataset.deduplicate:
-        return [np.ones(len(source), bool) for source in sources]
-    first = first_of_each(np.concatenate([source.hashes for source in sources]))
-    return np.split(first, np.cumsum([len(source) for source in sources])[:-1])
+def _first_rows(keys: Words, deduplicate: bool) -> Mask:
+    return first_of_each(keys) if deduplicate else np.ones(len(keys), bool)
 
 
-def _limited(source: SourceRows, kept: Mask) -> Mask:
-    if source.max_examples is None:
-        return kept
-    return lowest(keyed(source.hashes, Salt.MAX_EXAMPLES), kept, source.max_examples)
+def _candidates(sources: list[SourceRows], keys: Words, deduplicate: bool) -> tuple[Mask, int]:
+    """The rows that a source's limit and deduplication leave, and the number of duplicates.
+
+    Each source is limited by itself. Of identical rows that are then left, the one with the largest weight is kept,
+    the first of these.
+    """
+    kept = np.ones(len(keys), bool)
+    ends = np.cumsum([len(source) for source in sources])
+    parts = [slice(end - len(source), end) for source, end in zip(sources, ends.tolist(), strict=True)]
+    duplicates = 0
+    for source, part in zip(sources, parts, strict=True):
+        if source.max_examples is not None:
+            first = _first_rows(source.keys, deduplicate)
+            duplicates += int((~first).sum())
+            kept[part] = lowest(keyed(source.keys, Salt.MAX_EXAMPLES), first, source.max_examples)
+    if deduplicate:
+        by_weight = sorted(range(len(sources)), key=lambda index: -sources[index].weight)
+        rows = np.concatenate([parts[index].start + np.flatnonzero(kept[parts[index]]) for index in by_weight])
+        first = first_of_each(keys[rows])
+        duplicates += int((~first).sum())
+        kept[rows] = first
+    return kept, duplicates
 
 
-def _selection(
-    sources: list[SourceRows],
-    separate: SourceRows | None,
-    times: npt.NDArray[np.uint8],
-    held_out: Mask,
-    duplicates: int,
-    samples: int,
-) -> Selection:
-    everything = [*sources, separate] if separate is not None else sources
-    hashes = np.concatenate([source.hashes for source in everything])
-    prompts = np.concatenate([source.prompts for source in everything])
-    times = np.concatenate([times, np.zeros(len(hashes) - len(times), np.uint8)])
-    return Selection(
-        Fates(times, held_out, lowest(keyed(hashes, Salt.SAMPLES), held_out, samples)),
-        duplicates=duplicates,
-        overlap_rows=int(np.isin(hashes[times > 0, 0], hashes[held_out, 0]).sum()),
-        overlap_prompts=int(np.isin(prompts[held_out], prompts[times > 0]).sum()),
-    )
+def _most_held_out(dataset: Dataset) -> int:
+    return dataset.validation.max_examples if dataset.validation else DEFAULT_MAX_VALIDATION
+
+
+def _held_out(keys: Words, candidates: Mask, dataset: Dataset) -> Mask:
+    """The candidates that are held out for their hash; duplicates, where they are kept, lie on one side."""
+    fraction = dataset.validation.fraction if dataset.validation else None
+    if fraction is None:
+        fraction = DEFAULT_FRACTION if candidates.sum() >= DEFAULT_FRACTION_FROM_ROWS else 0.0
+    answers = keyed(keys, Salt.VALIDATION)
+    below = candidates & (answers < np.uint64(int(fraction * 2**64)))
+    held_out = lowest(answers, below, _most_held_out(dataset))
+    return held_out if dataset.deduplicate else candidates & among(answers, answers[held_out])

@@ -26,9 +26,9 @@ class SurveyedSource:
     parts: list[ReadChunk] = field(default_factory=list)
 
     def rows(self) -> SourceRows:
-        """Its rows by hash."""
+        """Its rows by the first 8 bytes of their hashes."""
         return SourceRows(
-            np.concatenate([part.hashes for part in self.parts]),
+            np.concatenate([part.hashes[:, 0] for part in self.parts]),
             np.concatenate([part.prompts for part in self.parts]),
             self.source.weight,
             self.source.max_examples,
