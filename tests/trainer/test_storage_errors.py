@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
+import os
 import pickle
 import resource
 import socket
@@ -20,14 +22,17 @@ from cloister_api.run import StorageDefaults
 from cloister_trainer.storage import (
     AccessDenied,
     Full,
+    InvalidUri,
     MissingBucket,
     MissingObject,
+    RequestRefused,
     Storage,
     StorageError,
     Unreachable,
     Unsupported,
     open_storage,
 )
+from cloister_trainer.storage.os_errors import translate_os_error
 from support.s3_proxy import Faults, S3Proxy
 from support.seaweedfs import Identity, SeaweedFS, free_ports, new_identity
 
@@ -135,7 +140,11 @@ def test_a_store_that_is_gone_is_unreachable(seaweedfs: SeaweedFS, operation: st
         (403, "RequestTimeTooSkewed", AccessDenied, FailureReason.STORAGE_ACCESS_DENIED),
         (301, "PermanentRedirect", MissingBucket, FailureReason.SPEC_INVALID),
         (404, "NoSuchKey", MissingObject, FailureReason.SPEC_INVALID),
-        (418, "Teapot", StorageError, FailureReason.STORAGE_UNAVAILABLE),
+        (400, "HttpsExpected", RequestRefused, FailureReason.SPEC_INVALID),
+        (418, "Teapot", RequestRefused, FailureReason.SPEC_INVALID),
+        (400, "IncompleteBody", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
+        (409, "BucketBusy", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
+        (429, "Slower", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
     ],
 )
 def test_a_stores_answer_is_told_in_a_sentence(
@@ -172,12 +181,33 @@ def test_settings_that_cannot_work_are_refused(seaweedfs: SeaweedFS, tmp_path: P
     for setting, value, sentence in [
         ("AWS_CA_BUNDLE", str(tmp_path / "none.crt"), "does not exist"),
         ("AWS_ENDPOINT_URL_S3", "store:8333", "is not a URL"),
+        ("AWS_ENDPOINT_URL_S3", "http://store:port", "is not a URL"),
+        ("AWS_ENDPOINT_URL_S3", "http://[store", "is not a URL"),
         ("AWS_ENDPOINT_URL_S3", "http://me:hunter2@store", "holds a user or password"),
+        ("AWS_ENDPOINT_URL_S3", "http:/me:hunter2@store", "holds a user or password"),
+        ("AWS_ENDPOINT_URL_S3", "me:hunter2@store:8333", "holds a user or password"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:hunt/er2@store", "holds a user or password"),
     ]:
         with pytest.raises(StorageError, match=sentence) as refused:
             open_storage(environ={**seaweedfs.environment(), setting: value}).read("s3://models/x")
         assert refused.value.reason is FailureReason.SPEC_INVALID
         assert "hunter2" not in refused.value.message
+
+
+def test_an_endpoint_of_awss_own_file_is_held_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text("[default]\nendpoint_url = http://me:hunter2@store\n")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    environment = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(StorageError, match="holds a user or password") as refused:
+        open_storage(environ=environment).read("s3://models/x")
+    assert "hunter2" not in refused.value.message
+
+
+def test_a_400_asks_for_the_right_endpoint(seaweedfs: SeaweedFS) -> None:
+    with S3Proxy(seaweedfs, Faults(answer=(400, "Odd"))) as proxy:
+        with pytest.raises(RequestRefused, match="check http or https") as refused:
+            _quick(proxy.environment()).write("s3://models/x", b"")
+        assert proxy.endpoint in refused.value.message
 
 
 def test_the_environment_goes_over_the_admins_defaults(seaweedfs: SeaweedFS, uri: str) -> None:
@@ -255,6 +285,47 @@ def test_what_the_system_forbids_is_denied(tmp_path: Path) -> None:
     with pytest.raises(MissingObject, match=f"file://{tmp_path}/a/b"):
         (tmp_path / "a").write_bytes(b"")
         open_storage(environ={}).read(f"file://{tmp_path}/a/b")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_is_unsupported(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(Unsupported, match="does not offer hard linking") as refused:
+        open_storage(environ={}).check_conditional_put(f"file://{tmp_path}/out")
+    assert refused.value.reason is FailureReason.STORAGE_UNSUPPORTED
+    assert f"file://{tmp_path}/out" in refused.value.message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_machine_that_has_run_out_of_something_may_try_again(tmp_path: Path) -> None:
+    storage = open_storage(environ={})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (tmp_path / "a").write_bytes(b"x")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        error = _fail("read", storage, f"file://{tmp_path}/a", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert error.reason is FailureReason.STORAGE_UNAVAILABLE
+    assert "Too many open files" in error.message and "correct the URI" not in error.message
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.ENOLCK])
+def test_what_passes_is_no_mistake_of_the_uri(number: int) -> None:
+    error = translate_os_error(OSError(number, ""), "file:///a", "writing")
+    assert error.reason is FailureReason.STORAGE_UNAVAILABLE
+    assert "correct the URI" not in error.message
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
+    with pytest.raises(InvalidUri, match=r"caf.*udce9.*rename the file"):
+        open_storage(environ={}).list(f"file://{tmp_path}")
 
 
 def test_nothing_asks_the_services_of_a_cloud(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

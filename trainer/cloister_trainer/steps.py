@@ -17,7 +17,7 @@ from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
 from cloister_trainer.egress import prove_egress
 from cloister_trainer.reporter import Reporter, discard_output
 from cloister_trainer.storage import Full, Storage, open_storage
-from cloister_trainer.storage.local import translate_os_error
+from cloister_trainer.storage.os_errors import translate_os_error
 from cloister_trainer.workspace import Workspace
 
 SIGNING_KEY_ENVIRONMENT = "CLOISTER_SIGNING_KEY"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cloister_api.text import masked
 from cloister_trainer.storage.errors import InvalidUri
 
 OWN_PREFIX = ".cloister-"
@@ -15,7 +16,6 @@ OWN_PREFIX = ".cloister-"
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_USER_INFO = re.compile(r"//[^/]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -49,7 +49,7 @@ def parse_uri(uri: str) -> Location:
     an empty part in the path: no URI reaches above its root.
     """
     scheme, separator, rest = uri.partition("://")
-    shown = _USER_INFO.sub("//***@", uri)
+    shown = masked(uri)
     if not separator or scheme not in ("s3", "pvc", "file"):
         raise InvalidUri(
             f"{shown!r} is not a URI of a store: expected s3://bucket/path, pvc://claim/path or file:///path."

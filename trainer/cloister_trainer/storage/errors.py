@@ -46,6 +46,12 @@ class MissingObject(StorageError):
     default_reason = FailureReason.SPEC_INVALID
 
 
+class RequestRefused(StorageError):
+    """The store takes the request for a wrong one, so that asking again cannot help."""
+
+    default_reason = FailureReason.SPEC_INVALID
+
+
 class Unreachable(StorageError):
     """The store does not answer, or answers that it cannot now."""
 

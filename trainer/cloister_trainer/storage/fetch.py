@@ -23,7 +23,7 @@ from cloister_trainer.records import FileDigest, ModelRecord
 from cloister_trainer.storage.base import parse_uri
 from cloister_trainer.storage.completion import completed, say_complete
 from cloister_trainer.storage.errors import Changed, Full, InvalidUri, MissingBucket, MissingObject
-from cloister_trainer.storage.local import translate_os_error
+from cloister_trainer.storage.os_errors import translate_os_error
 from cloister_trainer.storage.storage import Storage
 from cloister_trainer.storage.weights import InPlaceFile, Journal, PartialFile, Progress, Source, WeightFile
 

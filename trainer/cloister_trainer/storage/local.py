@@ -19,21 +19,15 @@ from cloister_trainer.storage.errors import (
     AccessDenied,
     AlreadyExists,
     Changed,
-    Full,
     InvalidUri,
     MissingBucket,
     MissingObject,
-    StorageError,
-    Unreachable,
 )
+from cloister_trainer.storage.os_errors import NOT_OFFERED, translate_os_error, unsupported
 
 HASHED_BYTES = 64 * 1024
 """Files up to this size have their content's hash as ETag, so that replacing a small file is exact."""
 COPY_BYTES = 1024 * 1024
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_BROKEN_MOUNT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
 
 
 class LocalBackend:
@@ -64,6 +58,12 @@ class LocalBackend:
             if path.is_file():
                 return [self.head(location)]
             names = sorted(name for name in _names_below(path) if not is_own(name))
+            for name in names:
+                if not _is_utf8(name):
+                    raise InvalidUri(
+                        f"The name of a file in {location} is not UTF-8 ({name!a}): rename the file, or move it "
+                        "out of the folder."
+                    )
             return [self._info(location.below(name), name) for name in names]
 
     def head(self, location: Location) -> ObjectInfo:
@@ -97,6 +97,10 @@ class LocalBackend:
                 os.link(temporary, path)
             except FileExistsError:
                 raise AlreadyExists(f"{location} exists already: it was written by somebody else.") from None
+            except OSError as error:
+                if error.errno in (errno.EPERM, *NOT_OFFERED):  # EPERM is what exFAT and SMB answer
+                    raise unsupported(location, "hard linking", error) from None
+                raise
             _sync_folder(path.parent)
             return etag_of(temporary)
 
@@ -171,23 +175,6 @@ def etag_of(path: Path) -> str:
     return f"{stat.st_mtime_ns}-{stat.st_size}"
 
 
-def translate_os_error(error: OSError, where: str, doing: str) -> StorageError:
-    """The StorageError for what the operating system refused while `doing` ("reading", "writing", …) at `where`."""
-    said = os.strerror(error.errno) if error.errno else type(error).__name__
-    if error.errno in _NO_SPACE:
-        return Full(
-            f"The disk is full while {doing} {where} ({said}): free space there, or give the pod more.",
-            FailureReason.LOCAL_DISK_FULL,
-        )
-    if error.errno in _FORBIDDEN:
-        return AccessDenied(f"{doing.capitalize()} {where} is not allowed ({said}): correct the permissions.")
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return MissingObject(f"There is no file {where}: correct the URI or put the file there.")
-    if error.errno in _BROKEN_MOUNT:
-        return Unreachable(f"The file system does not answer while {doing} {where} ({said}): check the mount.")
-    return StorageError(f"{doing.capitalize()} {where} failed ({said}): correct the URI.", FailureReason.SPEC_INVALID)
-
-
 class _Range(io.RawIOBase):
     """Bytes [start, start + length) of an open file, positions counted from `start`."""
 
@@ -220,6 +207,15 @@ class _Range(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name that the operating system gave can be written down."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _names_below(folder: Path, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:

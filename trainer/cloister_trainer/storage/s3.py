@@ -14,7 +14,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 
 from cloister_trainer.storage.base import Location, ObjectInfo, is_own
 from cloister_trainer.storage.errors import AlreadyExists, Changed, MissingBucket, MissingObject, Unreachable
-from cloister_trainer.storage.local import translate_os_error
+from cloister_trainer.storage.os_errors import translate_os_error
 from cloister_trainer.storage.s3_errors import error_code, http_status, translate
 from cloister_trainer.storage.s3_stream import S3Stream
 

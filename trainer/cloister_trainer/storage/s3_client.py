@@ -52,7 +52,7 @@ def make_client(defaults: StorageDefaults, environ: Mapping[str, str]) -> S3Clie
         )
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or defaults.region or DEFAULT_REGION
     try:
-        return Session(botocore_session=_credentials_session(environ)).client(
+        client = Session(botocore_session=_credentials_session(environ)).client(
             "s3", endpoint_url=endpoint, region_name=region, verify=ca_file or None, config=_config(defaults, environ)
         )
     except (BotoCoreError, ValueError) as error:
@@ -60,6 +60,8 @@ def make_client(defaults: StorageDefaults, environ: Mapping[str, str]) -> S3Clie
         raise _setting_error(
             f"The settings of the object store cannot work ({name}): check AWS_* and the profile."
         ) from None
+    _check_endpoint(client.meta.endpoint_url)  # AWS's own configuration file may name one, too
+    return client
 
 
 def _config(defaults: StorageDefaults, environ: Mapping[str, str]) -> Config:
@@ -104,11 +106,18 @@ def _service_models() -> Loader:
 def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
-    parts = urlsplit(endpoint)
-    if parts.username or parts.password:
+    if "@" in endpoint:
         raise _setting_error("The endpoint's URL holds a user or password: give keys in AWS_ACCESS_KEY_ID instead.")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_endpoint(endpoint):
         raise _setting_error(f"The endpoint {endpoint!r} is not a URL: expected http://host:port or https://host:port.")
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _setting_error(sentence: str) -> StorageError:

@@ -5,6 +5,7 @@ A server's own message is never quoted, because it may repeat headers of the req
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from botocore.exceptions import (
@@ -22,6 +23,7 @@ from cloister_trainer.storage.errors import (
     Full,
     MissingBucket,
     MissingObject,
+    RequestRefused,
     StorageError,
     Unreachable,
     Unsupported,
@@ -35,12 +37,12 @@ class _Answer:
     """What an error answer with one of these codes, or else with one of these HTTP statuses, means."""
 
     codes: frozenset[str]
-    statuses: range
+    statuses: Collection[int]
     error: type[StorageError]
     sentence: str
 
 
-def _answer(error: type[StorageError], sentence: str, *codes: str, statuses: range = range(0)) -> _Answer:
+def _answer(error: type[StorageError], sentence: str, *codes: str, statuses: Collection[int] = ()) -> _Answer:
     return _Answer(frozenset(codes), statuses, error, sentence)
 
 
@@ -99,7 +101,19 @@ _ANSWERS = (
     _answer(
         Unreachable,
         f"The object store at {{endpoint}} cannot answer now {_DOING}: check its health and its free space.",
-        "SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "429", statuses=range(500, 600),
+        "SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "IncompleteBody", "BadDigest",
+        statuses=(408, 409, 429, *range(500, 600)),
+    ),
+    _answer(
+        RequestRefused,
+        f"The store at {{endpoint}} does not understand the request {_DOING}: check http or https, host and port in "
+        "AWS_ENDPOINT_URL_S3, and the session token where there is one.",
+        statuses=range(400, 401),
+    ),
+    _answer(
+        RequestRefused,
+        f"The object store refused the request {_DOING}: correct the URI, or the store's configuration.",
+        statuses=range(405, 500),
     ),
     _answer(
         StorageError,
