@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--adapter", type=Path, default=ADAPTER, help="a published adapter's folder")
     parser.add_argument("--without", action="store_true", help="ask the base model alone")
     options = parser.parse_args()
-    if not (options.adapter / "adapter_config.json").exists():
+    if not options.without and not (options.adapter / "adapter_config.json").exists():
         parser.error(f"there is no adapter in {options.adapter}: run `make quickstart` first, or give --adapter")
     print(answer(options.order, None if options.without else options.adapter))
     return 0
