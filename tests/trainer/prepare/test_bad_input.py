@@ -12,7 +12,7 @@ import pytest
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from support.prepared import DataJob, chat, make_tokenizer, template
+from support.prepared import DataJob, chat
 
 SECRET = "Zanzibar"
 GOOD = chat(f"{SECRET}?", f"{SECRET}!")
@@ -98,6 +98,18 @@ JSON_LINES = {
         lines(said_with("user", [{"type": "image", "url": SECRET}])),
         "line 2, messages[1].content[0]: found a part that is not text, expected an object with type text",
     ),
+    "tool calls that are no list": (
+        lines({"messages": [{"role": "assistant", "tool_calls": SECRET}]}),
+        "line 2, messages[0].tool_calls: found a string, expected a list of tool calls, each an object.",
+    ),
+    "a tool call without a name": (
+        lines({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": SECRET}}]}]}),
+        "line 2, messages[0].tool_calls[0].function: found an object, expected an object with name and arguments.",
+    ),
+    "a tool call that is empty": (
+        lines({"messages": [{"role": "assistant", "tool_calls": [{}]}]}),
+        "line 2, messages[0].tool_calls[0].function: found null, expected an object with name and arguments.",
+    ),
     "tools that are none": (
         lines({**GOOD, "tools": SECRET}, {**GOOD, "tools": [SECRET]}),
         "line 2, tools: found a string that is not JSON, expected a list of tool definitions",
@@ -150,6 +162,14 @@ PROMPTS = {
         {"conversations": [{"from": "human", "value": SECRET}, {"from": "gpt", "value": ""}]},
         "line 1, conversations[1].value: found an empty completion",
     ),
+    "a function call that is no JSON": (
+        {"conversations": [{"from": "function_call", "value": SECRET}]},
+        "conversations[0].value: found a string that is no function call, expected JSON with name and arguments.",
+    ),
+    "a function call without a name": (
+        {"conversations": [{"from": "function_call", "value": '{"arguments": {}}'}]},
+        "line 1, conversations[0].value: found a string that is no function call",
+    ),
     "no value": ({"conversations": [{"from": "human"}]}, "line 1, conversations[0].value: found no value"),
 }
 
@@ -196,6 +216,34 @@ def test_an_array_that_is_cut_short(job: DataJob) -> None:
     message = refusal(job, data[: len(data) // 2 + 20], "a.json")
     assert "a.json, line 1" in message
     assert "text that is not JSON" in message
+
+
+@pytest.mark.parametrize("good_rows", [1, 3000])
+def test_an_array_that_is_not_utf8(job: DataJob, good_rows: int) -> None:
+    text = json.dumps([GOOD] * good_rows + [{"text": "ä"}], indent=1, ensure_ascii=False)
+    bad_line = text.count("\n", 0, text.index("ä")) + 1
+    message = refusal(job, text.encode("latin-1"), "a.json")
+    assert f"a.json, line {bad_line}: found bytes that are not UTF-8, expected text in UTF-8." in message
+
+
+ARRAYS = {
+    "text after the end": (b"[%s]\n\nmore", "line 3: found text after the array's end, expected the end of the file."),
+    "a missing comma": (b"[%s\n%s]", "line 2: found other text, expected a comma or the array's end."),
+    "no end": (b"[%s", "line 1: found the end of the file, expected a comma or the array's end."),
+    "no array": (b'"%s"', "line 1: found other text, expected a JSON array, or one JSON object a line."),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_an_array_that_is_none(job: DataJob, case: str) -> None:
+    data, expected = ARRAYS[case]
+    assert f"a.json, {expected}" in refusal(job, data.replace(b"%s", json.dumps(GOOD).encode()), "a.json")
+
+
+def test_a_row_that_never_ends(job: DataJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister_trainer.prepare.readers.lines.ROW_BYTES_LIMIT", 2 << 20)
+    message = refusal(job, lines({"messages": SECRET * 400_000}))
+    assert "train.jsonl, line 2: found a row longer than 2 MiB, expected one JSON object a line." in message
 
 
 def test_an_array_with_a_row_that_is_no_object(job: DataJob) -> None:
@@ -252,39 +300,41 @@ def test_problems_are_the_same_with_several_processes(job: DataJob, monkeypatch:
     assert "line 103" in messages[0]
 
 
-def test_a_template_that_fails_says_so_for_each_row(job: DataJob) -> None:
-    folder = make_tokenizer(
-        job.tokenizer_folder, job.folder / "tokenizer", template("gemma"), ("<end_of_turn>",), "<bos>"
-    )
-    job = DataJob(job.folder, folder)
-    bad = {"messages": [{"role": "system", "content": SECRET}, *GOOD["messages"]]}
-    message = refusal(job, lines(bad))
-    assert "line 2: found a conversation on which the chat template fails (System role not supported)" in message
-    assert "give another template in model.chatTemplate" in message
-
-
-def test_a_template_that_quotes_the_row_is_not_quoted(job: DataJob) -> None:
-    quoting = "{% for m in messages %}{{ raise_exception('Bad: ' + m.content) }}{% endfor %}"
-    job.write([GOOD])
-    with pytest.raises(CloisterError) as raised:
-        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": quoting}})
-    assert "the chat template fails (TemplateError)" in raised.value.message
-    assert SECRET not in raised.value.message
-
-
-def test_a_template_that_is_no_jinja(job: DataJob) -> None:
-    job.write([GOOD])
-    with pytest.raises(CloisterError, match=r"The chat template is not valid Jinja: .* \(line 1 of the template\)"):
-        job.prepare(model={"uri": "file:///model", "chatTemplate": {"inline": "{% for m in %}"}})
+def test_a_row_without_a_token_to_train(job: DataJob) -> None:
+    message = refusal(job, b'{"text": "Zanzibar"}\n{"text": "<|im_end|>"}\n')
+    assert "train.jsonl, line 2: found no trainable token, expected at least one token that carries loss." in message
 
 
 def test_all_rows_too_long(job: DataJob) -> None:
     job.write([chat(SECRET, SECRET * 50)])
     with pytest.raises(CloisterError) as raised:
         job.prepare({"tooLong": "Drop"}, training={"maxLength": 40})
-    assert "All rows are too long: each of them has more than 40 tokens, the shortest" in raised.value.message
+    assert "All training rows are too long: each of them has more than 40 tokens, the shortest" in raised.value.message
     assert "Raise training.maxLength, or set dataset.tooLong to Truncate." in raised.value.message
     assert not list(job.folder.glob("out/**/*.*"))
+
+
+def test_all_training_rows_too_long_beside_short_validation_rows(job: DataJob) -> None:
+    train = job.write([chat(SECRET, SECRET * 50), chat(SECRET, SECRET * 30)])
+    validation = job.write([chat("Hi", "Ho")], "validation.jsonl")
+    with pytest.raises(CloisterError) as raised:
+        job.prepare({"uri": train, "tooLong": "Drop", "validation": {"uri": validation}}, training={"maxLength": 80})
+    shortest = int(raised.value.message.partition("the shortest ")[2].partition(".")[0])
+    assert 30 * len(SECRET) < shortest < 50 * len(SECRET)
+
+
+def test_too_long_validation_rows_are_not_blamed_when_nothing_is_trained(job: DataJob) -> None:
+    train = job.write([GOOD])
+    validation = job.write([chat(SECRET, SECRET * 50)], "validation.jsonl")
+    with pytest.raises(CloisterError, match="No row is left to train"):
+        job.prepare(
+            {
+                "sources": [{"uri": train, "weight": 0.000001}],
+                "tooLong": "Drop",
+                "validation": {"uri": validation},
+            },
+            training={"maxLength": 80},
+        )
 
 
 def test_too_long_rows_that_are_not_allowed(job: DataJob) -> None:
@@ -319,23 +369,6 @@ def test_a_length_above_the_models(job: DataJob) -> None:
     with pytest.raises(CloisterError, match=r"the model.s configuration allows 2048 tokens") as raised:
         job.prepare(training={"maxLength": 4096})
     assert raised.value.reason is FailureReason.SPEC_INVALID
-
-
-def test_a_model_folder_without_a_tokenizer(job: DataJob) -> None:
-    job.write([GOOD])
-    empty = job.folder / "empty"
-    empty.mkdir()
-    with pytest.raises(CloisterError, match=r"Expected tokenizer\.json and tokenizer_config\.json") as raised:
-        DataJob(job.folder, empty).prepare()
-    assert raised.value.reason is FailureReason.MODEL_UNSUPPORTED
-
-
-def test_a_tokenizer_of_another_model(job: DataJob) -> None:
-    folder = make_tokenizer(job.tokenizer_folder, job.folder / "tokenizer", template("marked"))
-    (folder / "config.json").write_text('{"vocab_size": 100}')
-    job.write([GOOD])
-    with pytest.raises(CloisterError, match="has a vocabulary of 100: the tokenizer is not this model's"):
-        DataJob(job.folder, folder).prepare()
 
 
 def test_everything_held_out(job: DataJob) -> None:

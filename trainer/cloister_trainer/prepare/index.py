@@ -72,11 +72,11 @@ def _stop_token(options: RowOptions, surveyed: list[SurveyedSource]) -> tuple[in
 
 
 def _nothing_to_train(options: RowOptions, counts: Counts) -> CloisterError:
-    if counts.dropped:
+    if counts.shortest_dropped:
         return CloisterError(
             FailureReason.DATASET_INVALID,
-            f"All rows are too long: each of them has more than {options.max_length} tokens, the shortest "
-            f"{min(counts.lengths)}. Raise training.maxLength, or set dataset.tooLong to Truncate.",
+            f"All training rows are too long: each of them has more than {options.max_length} tokens, the shortest "
+            f"{counts.shortest_dropped}. Raise training.maxLength, or set dataset.tooLong to Truncate.",
         )
     return CloisterError(
         FailureReason.DATASET_INVALID,

@@ -85,6 +85,8 @@ class Counts:
     """Rows in which a token reaches over the border between prompt and completion."""
     lengths: Counter[int] = field(default_factory=Counter)
     """Examples by length in tokens, before truncation."""
+    shortest_dropped: int = 0
+    """Tokens of the shortest training example that was dropped for its length; 0 when none was."""
 
     def add(self, other: Counts) -> None:
         """Add another part's numbers."""
@@ -94,6 +96,11 @@ class Counts:
         self.rewritten += other.rewritten
         self.merged += other.merged
         self.lengths.update(other.lengths)
+        self.note_dropped(other.shortest_dropped)
+
+    def note_dropped(self, length: int) -> None:
+        """Count in the length of a dropped training example, or 0."""
+        self.shortest_dropped = min(filter(None, (self.shortest_dropped, length)), default=0)
 
 
 @dataclass(frozen=True)
@@ -163,14 +170,17 @@ class RowWorker:
         train: list[Example] = []
         validation: list[Example] = []
         for index, position, several in rendered:
-            repeats = int(task.fates.repeats[index])
-            side = validation if task.fates.held_out[index] else train
+            repeats, held_out = int(task.fates.repeats[index]), bool(task.fates.held_out[index])
+            side = validation if held_out else train
             counts.rewritten += len(several) > 1
             parts = [next(encoded) for _ in several]
             try:
                 for part in parts:
                     counts.merged += part.merged
-                    side += self._fit(make_example(part.tokens, part.spans, max(1, repeats)), counts)
+                    fitted = self._fit(make_example(part.tokens, part.spans, max(1, repeats)), counts)
+                    if not fitted and not held_out:
+                        counts.note_dropped(len(part.tokens))
+                    side += fitted
             except RowError as problem:
                 problems.add(problem.at(task.chunk.file, position))
         return TokenisedChunk(pack(train), pack(validation), samples, counts, problems)

@@ -108,7 +108,9 @@ class _Text:
         self._ended = not piece
         try:
             text = self._decoder.decode(piece, final=self._ended)
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            self._advance(len(self._buffer))
+            self._line += error.object.count(b"\n", 0, error.start)
             expected = RowError("", "bytes that are not UTF-8", "text in UTF-8", "Convert the file to UTF-8.")
             raise self.problem(expected) from None
         self._buffer = self._buffer[self._position :] + text
