@@ -13,7 +13,8 @@ import pytest
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.prepare.workers import Workers, usable_cpus
+from cloister_trainer.cpus import usable_cpus
+from cloister_trainer.prepare.workers import Workers
 from support.prepared import DataJob, chat
 
 

