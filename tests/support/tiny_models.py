@@ -137,6 +137,11 @@ def randomise_b(module: TrainingModule, size: float = 0.05) -> None:
                 parameter.normal_(0, size, generator=generator)
 
 
+def adapter_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A float32 copy of the adapter, by PEFT's saved names."""
+    return {name: parameter.detach().float().clone() for name, parameter in trainable_parameters(model).items()}
+
+
 def gradients(module: TrainingModule) -> dict[str, torch.Tensor]:
     found = {}
     for name, parameter in trainable_parameters(module.model).items():

@@ -16,6 +16,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.storage import open_storage
+from cloister_trainer.train import loss, setup
 from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.messages import Request
 from cloister_trainer.train.worker import run_worker
@@ -30,6 +31,8 @@ class Task:
     rank: int
     world_size: int
     port: int
+    as_if_large: bool = False
+    """Every parameter is sharded at stage 3, and a chunk of the loss holds 16 label tokens."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,19 @@ class PipeSink:
         return Request(self._request.value)
 
 
+def treat_as_large() -> None:
+    """Have this process do to a tiny model what is done to a large one."""
+    config = setup.deepspeed_config
+
+    def sharding_everything(*arguments: Any, **named: Any) -> dict[str, Any]:
+        found = config(*arguments, **named)
+        found["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return found
+
+    setup.deepspeed_config = sharding_everything
+    loss._CHUNK_LOGITS["cpu"] = 1
+
+
 def main(task: Task, pipe: Connection, request: Any) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.world_size))
     os.environ.update(
@@ -61,6 +77,8 @@ def main(task: Task, pipe: Connection, request: Any) -> None:
     torch.distributed.init_process_group(
         "gloo", rank=task.rank, world_size=task.world_size, timeout=timedelta(seconds=60)
     )
+    if task.as_if_large:
+        treat_as_large()
     run = Run.model_validate_json(task.run)
     sink = PipeSink(pipe, request)
     context = WorkerContext(

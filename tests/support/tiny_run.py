@@ -258,6 +258,7 @@ def run_ranks(
     world_size: int = 1,
     watch: Callable[[Any, Callable[[str], None]], None] = lambda message, act: None,
     attempt: int = 1,
+    as_if_large: bool = False,
 ) -> Ranks:
     """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
 
@@ -279,7 +280,14 @@ def run_ranks(
     for rank in range(world_size):
         mine, theirs = context.Pipe(duplex=False)
         task = tiny_rank.Task(
-            tiny.run.model_dump_json(), tiny.plan.model_dump_json(), str(tiny.scratch), attempt, rank, world_size, port
+            tiny.run.model_dump_json(),
+            tiny.plan.model_dump_json(),
+            str(tiny.scratch),
+            attempt,
+            rank,
+            world_size,
+            port,
+            as_if_large,
         )
         process = context.Process(target=tiny_rank.main, args=(task, theirs, request), daemon=True)
         process.start()

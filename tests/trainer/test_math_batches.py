@@ -57,6 +57,11 @@ def test_a_run_ends_at_epochs_or_max_steps(epochs: float, max_steps: int | None,
     assert total_steps(len(EPOCH), training) == expected
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 55), (2.2, 110), (0.3, 15)])
+def test_a_share_of_an_epoch_is_not_rounded_up_by_a_rounding_error(epochs: float, steps: int) -> None:
+    assert total_steps(800, Training(epochs=epochs, global_batch_size=16)) == steps
+
+
 def test_steps_count_from_one_through_epochs() -> None:
     assert [position_of(step, 11) for step in (1, 11, 12)] == [(0, 0), (0, 10), (1, 0)]
 
@@ -95,11 +100,11 @@ def test_the_same_id_twice_in_a_batch_is_trained_twice() -> None:
     assert sorted(i for rank in ranks for content in rank for i in content) == [5, 5, 6]
 
 
-def test_a_rank_that_is_short_of_a_bin_gets_one_token_without_weight() -> None:
+def test_a_rank_that_is_short_of_a_bin_gets_one_token_without_loss() -> None:
     ranks = lay_out(LENGTHS, np.array([1]), 3, 256, packing=True)
     assert [len(rank) for rank in ranks] == [1, 1, 1]
     micro_batch = collate(ListExamples([9, 9]), ranks[2][0], "cpu")
-    assert (micro_batch.weight, micro_batch.token_count, micro_batch.label_count) == (0, 0, 0)
+    assert micro_batch.label_count == 0
     assert micro_batch.input_ids.shape == (1, 1)
 
 
@@ -112,7 +117,7 @@ def test_a_micro_batch_restarts_positions_and_predicts_label_tokens_from_the_tok
     assert micro_batch.cu_seqlens.tolist() == [0, 4, 10]
     assert micro_batch.label_positions.tolist() == [1, 2, 6, 7, 8]
     assert micro_batch.labels.tolist() == [row[p + 1] for p in (1, 2, 6, 7, 8)]
-    assert (micro_batch.max_length, micro_batch.token_count) == (6, 10)
+    assert micro_batch.segment_lengths == (4, 6)
 
 
 def test_a_very_large_batch_is_laid_out() -> None:

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 
 from cloister_api.spec_training import Lora
 from cloister_trainer.train.attention import stock_attention
-from cloister_trainer.train.lora import adapter_state
 from cloister_trainer.train.merge import adapter_deltas, write_merged
-from support.tiny_models import all_with_experts, save_tiny_model, with_adapter
+from support.tiny_models import adapter_state, all_with_experts, save_tiny_model, with_adapter
 
 IDS = torch.arange(3, 43)[None]
 

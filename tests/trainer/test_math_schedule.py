@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cloister_api.spec_training import Scheduler, Training
-from cloister_trainer.train.schedule import learning_rate
+from cloister_trainer.train.schedule import learning_rate, warmup_steps
 
 
 def rates(total: int, **settings: object) -> list[float]:
@@ -46,3 +46,7 @@ def test_no_step_is_without_a_rate_or_above_the_peak(scheduler: Scheduler, total
     found = rates(total, scheduler=scheduler, warmup_ratio=warmup_ratio)
     assert all(0 < rate <= 1 for rate in found)
     assert found == sorted(found) if warmup_ratio == 1.0 else True
+
+
+def test_a_warmup_is_not_longer_by_a_rounding_error() -> None:
+    assert warmup_steps(100, Training(warmup_ratio=0.07)) == 7

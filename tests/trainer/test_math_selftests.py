@@ -16,7 +16,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Precision
 from cloister_trainer.train import attention
 from cloister_trainer.train.attention import Segments, segment_attention
-from cloister_trainer.train.lora import adapter_state, trainable_parameters
+from cloister_trainer.train.lora import trainable_parameters
 from cloister_trainer.train.selftests import (
     check_base_loss,
     check_finite,
@@ -25,7 +25,7 @@ from cloister_trainer.train.selftests import (
     check_moved,
     frozen_checksums,
 )
-from support.tiny_models import ListExamples, save_tiny_model, with_adapter
+from support.tiny_models import ListExamples, adapter_state, save_tiny_model, with_adapter
 
 CPU = torch.device("cpu")
 
@@ -121,3 +121,12 @@ def test_a_changed_base_weight_is_caught(llama: Path, precision: Precision) -> N
         module.base.model.layers[1].mlp.up_proj.base_layer.weight[3, 5] *= 1.01
     with pytest.raises(CloisterError, match=r"Self-test frozen weights: 1 base tensors have changed, .*up_proj"):
         check_frozen(before, frozen_checksums(module))
+
+
+def test_few_logits_are_made_of_a_long_example(llama: Path) -> None:
+    """The memory plan knows of no logits beside a chunk of the loss."""
+    module = with_adapter(llama)
+    rows: list[int] = []
+    module.base.lm_head.register_forward_hook(lambda _module, _inputs, logits: rows.append(logits.shape[1]))
+    check_base_loss(module, ListExamples([96], prompt_share=0.1), CPU, new_adapter=True)
+    assert rows == [64]

@@ -20,7 +20,8 @@ def steps_per_epoch(epoch_examples: int, batch_size: int) -> int:
 
 def total_steps(epoch_examples: int, training: Training) -> int:
     """Optimizer steps of a run: epochs or maxSteps, whichever ends first."""
-    steps = math.ceil(training.epochs * steps_per_epoch(epoch_examples, training.global_batch_size))
+    batches = steps_per_epoch(epoch_examples, training.global_batch_size)
+    steps = max(1, math.ceil(round(training.epochs * batches, 6)))  # 1.1 * 50 is a little more than 55
     return steps if training.max_steps is None else min(steps, training.max_steps)
 
 

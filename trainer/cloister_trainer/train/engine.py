@@ -30,8 +30,12 @@ def prepare_deepspeed(device: torch.device) -> None:
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed.ops
+    from deepspeed.runtime.zero import stage3, stage_1_and_2
 
     deepspeed.ops.__compatible_ops__ = {}
+    # ZeRO looks at each step's gradient norm, for which the host would wait for the device. `Recorder` notices a norm
+    # that is not finite one step later, before anything of the step is stored.
+    stage_1_and_2.is_invalid_grad_norm = stage3.is_invalid_grad_norm = lambda _norm: False
 
 
 def deepspeed_config(plan: TrainPlan, training: Training, offload: Offload, *, gpus: bool) -> dict[str, Any]:
@@ -133,6 +137,8 @@ class Engine:
         else:
             self.deepspeed.step()
             norm = self.deepspeed.get_global_grad_norm()
+            if isinstance(norm, Tensor):
+                norm = torch.where(norm < 0, torch.inf, norm)  # ZeRO's mark for one that is not finite
         return norm
 
     def _assert_dtypes(self, base_type: torch.dtype) -> None:

@@ -10,7 +10,6 @@ import torch
 from cloister_trainer.records import TrainPlan
 from cloister_trainer.train.examples import Examples
 from cloister_trainer.train.layout import collate, lay_out
-from cloister_trainer.train.loss import label_loss
 from cloister_trainer.train.model import TrainingModule
 
 
@@ -35,7 +34,7 @@ def evaluate(
     with torch.no_grad(), module.evaluating():
         for content in bins:
             micro_batch = collate(examples, content, device)
-            total += label_loss(module, micro_batch)
+            total += module(micro_batch)
             labels += micro_batch.label_count
             beat()
     return float(total), labels

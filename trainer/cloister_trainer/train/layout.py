@@ -43,18 +43,6 @@ class MicroBatch:
     """int64 [L]: positions whose next token carries loss."""
     labels: Tensor
     """int64 [L]: those next tokens."""
-    weight: int
-    """0 for the one-token micro-batch of a rank that is short of one, else 1."""
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest segment."""
-        return max(self.segment_lengths)
-
-    @property
-    def token_count(self) -> int:
-        """Tokens of real examples."""
-        return self.weight * sum(self.segment_lengths)
 
     @property
     def label_count(self) -> int:
@@ -130,7 +118,6 @@ def collate(examples: ExampleSource, content: Bin, device: torch.device | str) -
         segment_lengths=lengths,
         label_positions=_to_device(labelled - 1, device),
         labels=_to_device(row[labelled], device),
-        weight=1 if content else 0,
     )
 
 

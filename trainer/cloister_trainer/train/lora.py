@@ -134,14 +134,6 @@ def saved_name(name: str) -> str:
     return name.replace(".default.", ".")
 
 
-def adapter_state(peft_model: nn.Module) -> dict[str, Tensor]:
-    """A float32 copy of the adapter on the CPU, by PEFT's saved names; at stage 3 to be called where it is gathered."""
-    return {
-        name: parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, parameter in trainable_parameters(peft_model).items()
-    }
-
-
 def load_adapter_state(peft_model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Set the adapter's parameters from `state`; `source` is named when names or shapes differ (ADAPTER_INVALID)."""
     parameters = trainable_parameters(peft_model)

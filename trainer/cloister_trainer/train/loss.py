@@ -3,17 +3,20 @@
 The base's head is frozen, so the gradient with respect to the hidden states is computed in the forward pass, chunk by
 chunk, and kept ([labels, hidden]) in place of logits: no recomputation, and memory for one chunk of logits. The idea
 is Liger Kernel's fused linear cross-entropy (Hsu et al. 2024).
+
+At ZeRO stage 3 the head is gathered once for all chunks, with or without labels: ranks with different numbers of labels
+then make the same collectives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-
-from cloister_trainer.train.layout import MicroBatch
 
 _CHUNK_LOGITS = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
 
@@ -27,7 +30,8 @@ def chunk_rows(vocabulary: int, device_type: str) -> int:
 class Head:
     """From hidden states [n, H] to logits [n, V], with what some families do to logits after the projection."""
 
-    projection: nn.Module
+    projection: nn.Linear
+    """Frozen."""
     vocabulary: int
     scale: float = 1.0
     """Logits are multiplied by it (Granite divides by logits_scaling, Cohere multiplies by logit_scale)."""
@@ -42,9 +46,21 @@ class Head:
         softcap = getattr(config, "final_logit_softcapping", None)
         return cls(model.get_output_embeddings(), config.vocab_size, scale, softcap)
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, the projection's parameters are whole. A collective at stage 3."""
+        parameters = list(self.projection.parameters())
+        if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(parameters):
+            yield
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [n, V] of hidden states [n, H], in the type of the matrix product."""
-        logits = cast(Tensor, self.projection(hidden))
+        """Logits [n, V] of hidden states [n, H], in the type of the matrix product; to be called inside `gathered`."""
+        logits = nn.functional.linear(hidden, self.projection.weight, self.projection.bias)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
@@ -56,19 +72,14 @@ def summed_cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     """The sum over label tokens of -log softmax(logits)[label], a float32 scalar.
 
     Shapes: hidden [L, H], labels int64 [L]. Without labels the result is 0, still connected to `hidden`: ranks whose
-    micro-batch has none take part in the backward pass's collectives.
+    micro-batch has none take part in the backward pass's collectives. A collective at stage 3.
     """
-    adapted = [parameter for parameter in head.projection.parameters() if parameter.requires_grad]
-    if not torch.is_grad_enabled():
+    with head.gathered():
+        if torch.is_grad_enabled():
+            return cast(Tensor, _ChunkedLoss.apply(hidden, labels, head))
         rows = range(0, len(labels), chunk_rows(head.vocabulary, hidden.device.type))
         losses = [_chunk_loss(hidden[i : i + rows.step], labels[i : i + rows.step], head) for i in rows]
         return torch.stack(losses).sum() if losses else hidden.new_zeros((), dtype=torch.float32)
-    return cast(Tensor, _ChunkedLoss.apply(hidden, labels, head, *adapted))
-
-
-def label_loss(module: nn.Module, micro_batch: MicroBatch) -> Tensor:
-    """The float32 sum of cross-entropy over the label tokens; `module` is a TrainingModule or an engine around it."""
-    return cast(Tensor, module(micro_batch))
 
 
 def _chunk_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
@@ -79,34 +90,30 @@ class _ChunkedLoss(torch.autograd.Function):
     """Forward computes the loss and its gradients; backward scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, labels: Tensor, head: Head, *adapted: nn.Parameter) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
-        hidden_gradient = torch.zeros_like(hidden)
-        gradients = [torch.zeros_like(parameter) for parameter in adapted]
+        gradient = torch.zeros_like(hidden)
         step = chunk_rows(head.vocabulary, hidden.device.type)
         for start in range(0, len(labels), step):
             rows = slice(start, start + step)
-            chunk_loss, found = _chunk_gradients(hidden[rows], labels[rows], head, adapted)
+            chunk_loss, gradient[rows] = _chunk_gradient(hidden[rows], labels[rows], head)
             loss += chunk_loss
-            hidden_gradient[rows] = found[0]
-            gradients = [total + gradient for total, gradient in zip(gradients, found[1:], strict=True)]
-        ctx.save_for_backward(hidden_gradient, *gradients)
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, *gradients = (saved * grad_outputs[0] for saved in ctx.saved_tensors)
-        return hidden_gradient, None, None, *gradients
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None, None
 
 
-def _chunk_gradients(
-    hidden: Tensor, labels: Tensor, head: Head, adapted: tuple[nn.Parameter, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The chunk's loss, and its gradients with respect to `hidden` and `adapted`: d loss / d logits = p - onehot."""
+def _chunk_gradient(hidden: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """The chunk's loss, and its gradient with respect to `hidden`: d loss / d logits = p - onehot."""
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
         logits = head.logits(leaf)
     log_p = torch.log_softmax(logits.detach(), dim=-1, dtype=torch.float32)
     loss = -log_p.gather(1, labels[:, None]).sum()
     logits_gradient = log_p.exp_().scatter_add_(1, labels[:, None], log_p.new_full((len(labels), 1), -1.0))
-    return loss, torch.autograd.grad(logits, (leaf, *adapted), logits_gradient.to(logits.dtype))
+    (gradient,) = torch.autograd.grad(logits, leaf, logits_gradient.to(logits.dtype))
+    return loss, gradient

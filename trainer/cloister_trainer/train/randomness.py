@@ -60,4 +60,4 @@ class StatelessDropout(nn.Module):
             return x
         generator = self.key.generator(self._name, x.device)
         keep = torch.empty(x.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.p, generator=generator)
-        return x * keep.div_(1 - self.p)
+        return (x * keep).div_(1 - self.p)

@@ -9,7 +9,7 @@ from cloister_api.spec_training import Scheduler, Training
 
 def warmup_steps(total_steps: int, training: Training) -> int:
     """Steps over which the learning rate rises."""
-    return math.ceil(training.warmup_ratio * total_steps)
+    return math.ceil(round(training.warmup_ratio * total_steps, 6))  # 0.07 * 100 is a little more than 7
 
 
 def learning_rate(step: int, total_steps: int, training: Training) -> float:
