@@ -36,7 +36,7 @@ class Desk:
             "model": {"uri": (self.folder / "model").as_uri()},
             "dataset": {"uri": (self.folder / "rows.jsonl").as_uri(), "validation": {"fraction": 0}},
             "lora": {"rank": 4},
-            "training": {"epochs": 1000, "maxSteps": STEPS, "globalBatchSize": 8, "precision": "FP32"},
+            "training": {"epochs": 1000, "maxSteps": STEPS, "globalBatchSize": 8, "precision": "BF16"},
             "distribution": {"gpusPerWorker": 0},
             "output": {"uri": (self.folder / f"out-{name}").as_uri()},
         }

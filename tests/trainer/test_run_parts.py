@@ -19,7 +19,7 @@ from cloister_trainer.storage import Unreachable, open_storage
 from cloister_trainer.train.control import Control, Wishes
 from cloister_trainer.train.failures import explain, worst
 from cloister_trainer.train.messages import Phase
-from cloister_trainer.train.metrics import MetricsBuffer, MetricsRow, drop_parts_beyond
+from cloister_trainer.train.metrics import MetricsBuffer, MetricsRow, drop_parts_beyond, take_parts_of
 from cloister_trainer.train.progress import Display, evaluation_sentence, figures
 from cloister_trainer.train.state import TrainState, evaluation_due
 from cloister_trainer.train.worker_logs import UPLOADED_BYTES, RankLog, upload_left_logs, upload_log
@@ -123,6 +123,10 @@ def test_metrics_lie_in_parts_that_end_at_checkpoints(tmp_path: Path) -> None:
     assert {"gradNorm", "tokensPerSecond", "trainedTokensPerSecond", "paddingShare", "time"} <= set(tiny.metrics()[0])
     drop_parts_beyond(storage, layout, 3)
     assert [row["step"] for row in tiny.metrics()] == [1, 2, 3]
+
+    other = make_run(tmp_path / "other")
+    take_parts_of(storage, layout.root, other.run.layout, step=2)
+    assert [row["step"] for row in other.metrics()] == [1, 2]
 
 
 def test_a_log_s_end_is_stored_also_of_a_rank_that_could_not(tmp_path: Path) -> None:

@@ -55,6 +55,11 @@ class Checkpoint:
     index: CheckpointIndex
     folder: Path
 
+    @property
+    def run_folder(self) -> str:
+        """The run that made it: this one, or resumeFrom's."""
+        return self.uri.rpartition("/checkpoints/")[0]
+
     @contextmanager
     def tensors(self, file: str = STATE) -> Iterator[Callable[[str], Tensor]]:
         """A function that reads a tensor of `file` by name, in host memory."""
@@ -229,8 +234,8 @@ class CheckpointWriter:
             under_way.result()
 
     def close(self) -> None:
-        """Let the thread end."""
-        self._pool.shutdown(wait=True)
+        """Let the thread end when what is under way is done; waits for nothing."""
+        self._pool.shutdown(wait=False)
 
     def _write(
         self,

@@ -21,7 +21,7 @@ from cloister_trainer.train.setup import Built
 from cloister_trainer.train.state import TrainState
 
 MOVED_STEP = 2
-"""B moves in step 1, A, whose gradient is 0 while B is 0, in step 2."""
+"""B moves in step 1, A, whose gradient is 0 while B is 0, in step 2 at the latest."""
 
 
 class SelfTests:
@@ -31,6 +31,7 @@ class SelfTests:
         self._context, self._built, self._state = context, built, state
         self._frozen = selftests.frozen_checksums(built.module)
         self._start: dict[str, Tensor] | None = None
+        self._moved_step = max(MOVED_STEP, state.step + 1)
 
     def at_start(self, examples: Examples, plan: TrainPlan) -> None:
         """Types and targets were checked when the engine was built; here the forward pass is. A collective."""
@@ -40,13 +41,13 @@ class SelfTests:
             seen["isolation"] = selftests.check_isolation(module, device)
         new_adapter = state.step == 0 and self._context.run.spec.lora.init_from is None
         seen["baseLoss"] = selftests.check_base_loss(module, examples, device, new_adapter=new_adapter)
-        state.self_tests = {**state.self_tests, **seen}
-        if state.step == 0:
+        state.self_tests = {**seen, **state.self_tests}  # what the run's first start saw stays
+        if "movement" not in state.self_tests:
             self._start = snapshot(self._built.engine, keep=self._context.is_first, moments=False)
 
     def after_step(self) -> None:
-        """After the second step every adapter tensor has moved. A collective at that step."""
-        if self._state.step != MOVED_STEP or self._start is None:
+        """After the second step, or the first after a resume, every adapter tensor has moved. A collective then."""
+        if self._state.step != self._moved_step or self._start is None:
             return
         now = snapshot(self._built.engine, keep=self._context.is_first, moments=False)
         if self._context.is_first:

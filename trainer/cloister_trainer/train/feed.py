@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,7 +34,10 @@ class StepBatch:
 
 
 class BatchFeed:
-    """Batches by step. A pure function of the step, so the order of asking does not matter; the next is made ahead."""
+    """Batches by step. A pure function of the step, so the order of asking does not matter; the next is made ahead.
+
+    A context: its thread ends with it.
+    """
 
     def __init__(
         self, examples: Examples, training: Training, plan: TrainPlan, rank: int, world_size: int, device: torch.device
@@ -51,8 +55,10 @@ class BatchFeed:
             return ahead[1].result()
         return self._make(step)
 
-    def close(self) -> None:
-        """Let the thread end."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, step: int) -> StepBatch:

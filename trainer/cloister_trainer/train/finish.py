@@ -151,6 +151,7 @@ def make_checks(
         versions={package: version(package) for package in PACKAGES},
         egress=egress,
         merged_files=merged,
+        plan=context.plan.plan,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 from pydantic.alias_generators import to_camel
 
-from cloister_api.layout import RunLayout
+from cloister_api.layout import RunLayout, join
 from cloister_trainer.storage import Storage
 
 
@@ -69,6 +69,20 @@ def drop_parts_beyond(storage: Storage, layout: RunLayout, step: int) -> None:
         first = part.name.removeprefix("from-").removesuffix(".jsonl")
         if first.isdecimal() and int(first) > step:
             storage.delete(part.uri)
+
+
+def take_parts_of(storage: Storage, run_folder: str, layout: RunLayout, step: int) -> None:
+    """Copy the figures of steps up to `step` from the run in `run_folder`, which this one goes on from."""
+    for part in storage.list(join(run_folder, "metrics")):
+        rows = [line for line in storage.read(part.uri).splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        if rows:
+            storage.write(join(layout.metrics, part.name), b"".join(rows))
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget what a GPU has held so far; a process's peak on CPUs cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

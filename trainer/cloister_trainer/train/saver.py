@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from cloister_trainer.train.state import TrainState
 
 
 class Saver:
-    """One for each rank: saving is a collective, and rank 0 writes."""
+    """One for each rank: saving is a collective, and rank 0 writes. A context: its thread ends with it."""
 
     def __init__(
         self, context: WorkerContext, engine: Engine, state: TrainState, best: dict[str, Tensor] | None
@@ -73,10 +73,15 @@ class Saver:
             complete,
         )
 
-    def wait(self) -> None:
-        """Until the newest checkpoint is complete in the store, and no more follow; raises what it failed with."""
-        self._writer.wait()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._writer.close()
+
+    def wait(self) -> None:
+        """Until the newest checkpoint is complete in the store; raises what it failed with."""
+        self._writer.wait()
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved_at >= self._interval_s and not self._writer.busy

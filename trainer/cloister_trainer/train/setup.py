@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,8 +36,11 @@ class Built:
     targets: Targets
 
 
-def build(context: WorkerContext, inputs: Inputs) -> Built:
-    """Load the base, add the adapter, start DeepSpeed. At stage 3 the base is sharded while it is read."""
+def build(context: WorkerContext, inputs: Inputs, beat: Callable[[], None]) -> Built:
+    """Load the base, add the adapter, start DeepSpeed. At stage 3 the base is sharded while it is read.
+
+    `beat` is called after each of these.
+    """
     run, plan = context.run, context.plan.plan
     training, stage = run.spec.training, plan.zero_stage
     prepare_deepspeed(context.device)
@@ -47,6 +51,7 @@ def build(context: WorkerContext, inputs: Inputs) -> Built:
     sharding = shard_while_loading(config) if stage == 3 else None
 
     model = load_base(inputs.model.folder, training.precision, context.plan.data.longest)
+    beat()
     targets = targets_in(inputs.model.folder, [file.name for file in context.plan.model.weight_files], run.spec.lora)
     peft_model = add_lora(model, targets, run.spec.lora, training.seed)
     if run.spec.lora.init_from is not None:
@@ -54,8 +59,10 @@ def build(context: WorkerContext, inputs: Inputs) -> Built:
     module = TrainingModule(peft_model, training.precision)
     module.set_gradient_checkpointing(plan.gradient_checkpointing)
     module.train()
+    beat()
     engine = Engine(module, trainable_parameters(peft_model), stage, training, config)
     del sharding
+    beat()
     return Built(module, engine, targets)
 
 

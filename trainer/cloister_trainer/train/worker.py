@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 import torch
 
@@ -20,7 +21,7 @@ from cloister_trainer.train.feed import BatchFeed, StepBatch
 from cloister_trainer.train.finish import finish
 from cloister_trainer.train.inputs import Inputs, fetch_inputs
 from cloister_trainer.train.messages import Ended, Phase
-from cloister_trainer.train.metrics import drop_parts_beyond
+from cloister_trainer.train.metrics import drop_parts_beyond, reset_peak_memory, take_parts_of
 from cloister_trainer.train.recorder import Recorder
 from cloister_trainer.train.saver import Saver
 from cloister_trainer.train.setup import Built, build, plan_again, prove_egress_of_all, share
@@ -95,6 +96,8 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     )
     state.take(share(checkpoint.index.state if checkpoint is not None else TrainState()))
     if context.is_first:
+        if checkpoint is not None and checkpoint.run_folder != run.layout.root:
+            take_parts_of(context.storage, checkpoint.run_folder, run.layout, state.step)
         drop_parts_beyond(context.storage, run.layout, state.step)
         drop_checkpoints_beyond(context.storage, run.layout, state.step)
 
@@ -103,18 +106,23 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     inputs = fetch_inputs(context, watchdog.beat)
     say("Loading the model")
     context = plan_again(context, inputs)
-    built = build(context, inputs)
+    built = build(context, inputs, watchdog.beat)
     if state.step > 0:
         restore_checkpoint(context, built, checkpoint, state.step)
+    best = None
+    if checkpoint is not None:  # on rank 0 only
+        best = checkpoint.best_adapter()
+        shutil.rmtree(checkpoint.folder)
 
     say("Checking the model")
     tests = SelfTests(context, built, state)
     tests.at_start(inputs.train, context.plan.plan)
     watchdog.beat()
+    reset_peak_memory(context.device)
 
-    saver = Saver(context, built.engine, state, checkpoint.best_adapter() if checkpoint is not None else None)
-    stopped = make_steps(context, built, inputs, state, saver, tests, watchdog)
-    saver.wait()
+    with Saver(context, built.engine, state, best) as saver:
+        stopped = make_steps(context, built, inputs, state, saver, tests, watchdog)
+        saver.wait()
     if stopped is not None:
         return stopped
 
@@ -136,7 +144,6 @@ def make_steps(
 ) -> Ended | None:
     """Steps with their evaluations and checkpoints, up to the end (None) or a stop that was asked for."""
     training, evaluation, plan = context.run.spec.training, context.run.spec.evaluation, context.plan.plan
-    feed = BatchFeed(inputs.train, training, plan, context.rank, context.world_size, context.device)
     control = Control(context.world_size, context.device)
     recorder = Recorder(context, state, saver.metrics, plan.total_steps)
 
@@ -152,30 +159,30 @@ def make_steps(
 
     if state.step == 0:
         measure()
-    while state.step < plan.total_steps and not state.stopped_early:
-        recorder.begin()
-        batch = feed.get(state.step + 1)
-        rate = schedule.learning_rate(batch.step, plan.total_steps, training)
-        loss_sum = accumulate(context, built, batch, watchdog)
-        # What the clock or a signal asks for is agreed on by all ranks, and known one step later.
-        control.post(batch.step, loss_sum, built.engine.step(rate), saver.wishes())
-        recorder.made(batch, rate)
-        state.step = batch.step
-        watchdog.beat()
+    with BatchFeed(inputs.train, training, plan, context.rank, context.world_size, context.device) as feed:
+        while state.step < plan.total_steps and not state.stopped_early:
+            recorder.begin()
+            batch = feed.get(state.step + 1)
+            rate = schedule.learning_rate(batch.step, plan.total_steps, training)
+            loss_sum = accumulate(context, built, batch, watchdog)
+            # What the clock or a signal asks for is agreed on by all ranks, and known one step later.
+            control.post(batch.step, loss_sum, built.engine.step(rate), saver.wishes())
+            recorder.made(batch, rate)
+            state.step = batch.step
+            watchdog.beat()
 
-        measuring = evaluation_due(state.step, plan.total_steps, feed.steps_per_epoch, evaluation)
-        wishes = recorder.settle(control, all_of_them=measuring)
-        tests.after_step()
-        if measuring:
-            measure()
-        if wishes:
-            wishes |= recorder.settle(control, all_of_them=True)
-            saver.save()
-        if wishes.interrupt or wishes.evict:
-            return Ended("interrupted" if wishes.interrupt else "evicted", state.step)
+            measuring = evaluation_due(state.step, plan.total_steps, feed.steps_per_epoch, evaluation)
+            wishes = recorder.settle(control, all_of_them=measuring)
+            tests.after_step()
+            if measuring:
+                measure()
+            if wishes:
+                wishes |= recorder.settle(control, all_of_them=True)
+                saver.save()
+            if wishes.interrupt or wishes.evict:
+                return Ended("interrupted" if wishes.interrupt else "evicted", state.step)
     recorder.settle(control, all_of_them=True)
     saver.save()
-    feed.close()
     return None
 
 
