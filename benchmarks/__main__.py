@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.fetch", "benchmarks.prepare", "benchmarks.training", "benchmarks.memory_plan")
+BENCHMARKS = (
+    "benchmarks.fetch",
+    "benchmarks.prepare",
+    "benchmarks.training",
+    "benchmarks.checkpoints",
+    "benchmarks.start_up",
+    "benchmarks.memory_plan",
+)
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Fetching a base model against a plain parallel download from the same store.
 
-Ours hashes every byte (sha256), keeps a journal so that a kill costs little, and puts the files safely on disk; the
-plain one is boto3's download_file with its threads, for all files at once. Both run in turn against one SeaweedFS; the
-medians of their speeds are compared. Goal: a ratio of at least 0.9.
+Ours hashes every byte (sha256) and keeps a journal so that a kill costs little; the plain one is boto3's download_file
+with its threads, for all files at once. Both run in turn against one SeaweedFS; the medians of their speeds are
+compared. Goal: a ratio of at least 0.9.
 
     python benchmarks/fetch.py --size-mb 1024
 """

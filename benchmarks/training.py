@@ -1,7 +1,9 @@
 """Training speed and memory against a plain loop of our own, a bare Hugging Face + PEFT loop, and TRL's SFTTrainer.
 
 `python -m benchmarks.training` runs every contender in a process of its own, one after another, and prints tokens/s,
-peak memory and the ratios. `--quick` measures SmolLM2 in bfloat16 on short rows only.
+peak memory and the ratios. Memory is what all processes of a contender hold together, shared pages counted once (PSS).
+`--quick` measures SmolLM2 in bfloat16 on short rows only; `--settings` picks settings of TRL; more `--rounds` take each
+contender's median.
 """
 
 from __future__ import annotations
@@ -11,20 +13,23 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contenders.trl_sft import VARIANTS
+from benchmarks.memory import PeakMemory
 from benchmarks.models import random_llama, smollm2
 
 TIMEOUT_S = 1800
-LONG_ROWS_VARIANT = "padded-1"
+TRL_FOR = {"short": ("padded-4", "padded-8", "packed"), "long": ("padded-1", "padded-2", "packed")}
+"""Settings of TRL worth trying; the first is the fastest on two cores."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Setting:
     workload: str
     precision: str
     steps: int
+    rounds: int = 1
+    all_of_trl: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Contender:
 
 def contenders(setting: Setting) -> list[Contender]:
     """Every loop that is measured in a setting."""
-    variants = [name for name in VARIANTS if (name == LONG_ROWS_VARIANT) == (setting.workload == "long")]
+    variants = TRL_FOR[setting.workload][: None if setting.all_of_trl else 1]
     return [
         Contender("cloister", "cloister"),
         Contender("own loop", "own_loop"),
@@ -78,59 +85,66 @@ def measure(contender: Contender, setting: Setting) -> dict[str, Any]:
         "--variant": contender.variant,
         "--processes": str(contender.processes),
     }
-    finished = subprocess.run(
-        [*command, *(word for pair in arguments.items() for word in pair)],
-        env=os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    results = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
+    with tempfile.TemporaryFile("w+") as told:
+        running = subprocess.Popen(
+            [*command, *(word for pair in arguments.items() for word in pair)],
+            env=os.environ
+            | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        with PeakMemory(running.pid) as memory:
+            running.wait(TIMEOUT_S)
+        told.seek(0)
+        output = told.read()
+    results = [line for line in output.splitlines() if line.startswith("RESULT ")]
     if not results:
-        sys.exit(f"{contender.name} ended without a result:\n{(finished.stdout + finished.stderr)[-2000:]}")
+        sys.exit(f"{contender.name} ended without a result:\n{output[-2000:]}")
     found: dict[str, Any] = json.loads(results[-1].removeprefix("RESULT "))
-    return found
+    return {**found, "peakBytes": memory.peak_bytes}
 
 
-def compare(setting: Setting, console: Console) -> dict[str, dict[str, Any]]:
-    """Measure all contenders of a setting and print them beside each other."""
-    found = {}
-    for contender in contenders(setting):
-        found[contender.name] = measure(contender, setting)
-        console.print(f"{contender.name}: {found[contender.name]['tokensPerSecond']:.0f} tokens/s", style="dim")
+def compare(setting: Setting, console: Console) -> None:
+    """Measure all contenders of a setting, in turn in each round, and print their medians beside each other."""
+    found: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders(setting)}
+    for _ in range(setting.rounds):
+        for contender in contenders(setting):
+            found[contender.name].append(measure(contender, setting))
+            console.print(f"{contender.name}: {found[contender.name][-1]['tokensPerSecond']:.0f} tokens/s", style="dim")
+    speed = {name: median(result["tokensPerSecond"] for result in results) for name, results in found.items()}
+    memory = {name: max(result["peakBytes"] for result in results) for name, results in found.items()}
     title = f"{setting.model}, {setting.workload} rows, {setting.precision}, {setting.steps} steps"
-    table = Table("contender", "tokens/s", "peak memory", "cloister / this", title=title)
-    for name, result in found.items():
-        ours = found["cloister, 2 workers" if name.endswith(("2 workers", "2 processes")) else "cloister"]
-        ratio = ours["tokensPerSecond"] / result["tokensPerSecond"]
-        memory = f"{result['peakBytes'] / 2**30:.2f} GiB"
-        table.add_row(name, f"{result['tokensPerSecond']:.0f}", memory, f"{ratio:.2f}")
+    table = Table("contender", "tokens/s", "peak memory", "cloister's speed / this", title=title)
+    for name in found:
+        ours = speed["cloister, 2 workers" if name.endswith(("2 workers", "2 processes")) else "cloister"]
+        table.add_row(name, f"{speed[name]:.0f}", f"{memory[name] / 2**30:.2f} GiB", f"{ours / speed[name]:.2f}")
     console.print(table)
-    trl = {name: result for name, result in found.items() if name.startswith("TRL")}
-    best = max(trl, key=lambda name: trl[name]["tokensPerSecond"])
-    memory_ratio = found["cloister"]["peakBytes"] / min(result["peakBytes"] for result in trl.values())
+    trl = [name for name in found if name.startswith("TRL")]
+    best = max(trl, key=speed.__getitem__)
+    first = {name: median(result["firstStepSeconds"] for result in found[name]) for name in found if "cloister" in name}
     console.print(
-        f"Against TRL's best ({best}): {found['cloister']['tokensPerSecond'] / trl[best]['tokensPerSecond']:.2f} x the "
-        f"speed; {memory_ratio:.2f} x the memory of its leanest. Driver to first step: "
-        f"{found['cloister']['firstStepSeconds']} s, with 2 workers "
-        f"{found['cloister, 2 workers']['firstStepSeconds']} s.\n"
+        f"Against TRL's fastest ({best}): {speed['cloister'] / speed[best]:.2f} x the speed, "
+        f"{memory['cloister'] / memory[best]:.2f} x the memory. Driver to first step: {first['cloister']:.0f} s, "
+        f"with 2 workers {first['cloister, 2 workers']:.0f} s.\n"
     )
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the chosen settings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="SmolLM2, BF16, short rows only")
-    parser.add_argument("--steps", type=int, default=6, help="measured steps of each contender (default: 6)")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of each contender (default: 4)")
+    parser.add_argument("--rounds", type=int, default=1, help="times that each contender is measured (default: 1)")
+    parser.add_argument("--settings", choices=["best", "all"], default="best", help="settings of TRL (default: best)")
     options = parser.parse_args(arguments)
     console = Console(width=110)
     models = {"SmolLM2-135M": smollm2()} if options.quick else {"SmolLM2-135M": smollm2(), "Llama-100M": random_llama()}
     precisions = ["BF16"] if options.quick else ["BF16", "FP32"]
     workloads = ["short"] if options.quick else ["short", "long"]
     for (model, folder), precision, workload in product(models.items(), precisions, workloads):
-        compare(Setting(model, folder, workload, precision, options.steps), console)
+        all_of_trl = options.settings == "all"
+        compare(Setting(model, folder, workload, precision, options.steps, options.rounds, all_of_trl), console)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Cloister itself: the driver with Ray and DeepSpeed, checkpoints, metrics and checks, on the same rows."""
+"""Cloister itself: the driver with Ray and DeepSpeed, checkpoints, metrics and checks, on the same rows.
+
+`--variant` is checkpoint.interval, 10m without it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from benchmarks.contenders.workload import (
     options,
     report,
 )
-from cloister_api.events import Event, Progress
+from cloister_api.events import CheckpointSaved, Event, Progress
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.run import Run, RunSettings
 from cloister_trainer.model.folder import inspect_model
@@ -31,6 +34,7 @@ from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.records import FileDigest, PlanFile, TokenShard, TokensIndex
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
+from cloister_trainer.train.batches import batch_ids
 from cloister_trainer.train.driver import train
 from cloister_trainer.workspace import Workspace
 
@@ -59,25 +63,30 @@ def measure(asked: Options, scratch: Path) -> None:
         data=index,
         plan=build_train_plan(run, inspected, index),
     )
-    started, first_step = time.perf_counter(), 0.0
+    started, first_step, saved_steps = time.perf_counter(), 0.0, []
 
     def notice(event: Event) -> None:
         nonlocal first_step
         if isinstance(event, Progress) and not first_step:
             first_step = time.perf_counter() - started
+        if isinstance(event, CheckpointSaved):
+            saved_steps.append(event.step)
 
     train(run, plan, storage, reporter, workspace.run(run.uid), notice)
     parts = sorted((scratch / "out" / "runs" / UID / "metrics").glob("from-*.jsonl"))
     metrics = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
-    # A row's time is that of the following step's end, so the newest two rows come together.
-    begin, end = (datetime.fromisoformat(metrics[i]["time"]) for i in (WARM_UP_STEPS - 1, steps - 2))
-    tokens = sum(len(row.tokens) for row in rows) / steps * (steps - 1 - WARM_UP_STEPS)
+    # A row is told at the end of the step after its own, and the last one with the one before.
+    begin, end = (datetime.fromisoformat(metrics[i]["time"]) for i in (WARM_UP_STEPS - 2, -1))
+    order = [
+        batch_ids(np.arange(len(rows)), run.spec.training.seed, 0, k, asked.workload.batch_size) for k in range(steps)
+    ]
     report(
-        round(tokens),
+        sum(len(rows[i].tokens) for ids in order[WARM_UP_STEPS:] for i in ids),
         (end - begin).total_seconds(),
         [row["loss"] for row in metrics],
-        peakBytes=max(row["memoryBytes"] for row in metrics),
         firstStepSeconds=round(first_step, 1),
+        measuredSeconds=(end - begin).total_seconds(),
+        checkpoints=sum(WARM_UP_STEPS <= step < steps for step in saved_steps),
     )
 
 
@@ -98,6 +107,7 @@ def make_run(asked: Options, scratch: Path) -> Run:
             "precision": asked.precision,
             "gradientCheckpointing": "Never",
         },
+        "checkpoint": {"interval": asked.variant or "10m"},
         "distribution": {"workers": asked.processes, "gpusPerWorker": 0, "zeroStage": 2},
         "storage": {"runUri": (scratch / "out" / "runs").as_uri()},
     }

@@ -18,18 +18,12 @@ from benchmarks.contenders.workload import (
     MICRO_BATCH_TOKENS,
     RANK,
     TARGETS,
+    TRL_VARIANTS,
     WARM_UP_STEPS,
     Options,
     options,
     report,
 )
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "padded-4": {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"},
-    "padded-8": {"per_device_train_batch_size": 8, "train_sampling_strategy": "group_by_length"},
-    "padded-1": {"per_device_train_batch_size": 1},
-    "packed": {"packing": True, "max_length": MICRO_BATCH_TOKENS, "per_device_train_batch_size": 1},
-}
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -59,7 +53,7 @@ def main(asked: Options) -> None:
             for row in rows
         ]
     )
-    variant = VARIANTS[asked.variant]
+    variant = dict(TRL_VARIANTS[asked.variant])
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,14 @@ ALPHA = 32.0
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MICRO_BATCH_TOKENS = 2048
 LEARNING_RATE = 2e-4
+TRL_VARIANTS: dict[str, dict[str, Any]] = {
+    "padded-4": {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"},
+    "padded-8": {"per_device_train_batch_size": 8, "train_sampling_strategy": "group_by_length"},
+    "padded-2": {"per_device_train_batch_size": 2},
+    "padded-1": {"per_device_train_batch_size": 1},
+    "packed": {"packing": True, "max_length": MICRO_BATCH_TOKENS, "per_device_train_batch_size": 1},
+}
+"""Settings of TRL's SFTTrainer that are worth trying."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,8 @@ def targets(model: Any) -> Targets:
     return Targets(modules=list(shapes), parameters=[], shapes=shapes, ranks=dict.fromkeys(shapes, RANK))
 
 
-def report(tokens: int, seconds: float, losses: Sequence[float], **more: float) -> None:
-    """Print the measurement as one JSON line: processed tokens (padding not counted) per second, and peak memory."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result = {"tokensPerSecond": tokens / seconds, "peakBytes": peak, "losses": [round(loss, 4) for loss in losses]}
-    result |= more
+def report(tokens: float, seconds: float, losses: Sequence[float], **more: float) -> None:
+    """Print the measurement as one JSON line: processed tokens (padding not counted) per second."""
+    result = {"tokensPerSecond": tokens / seconds, "losses": [round(loss, 4) for loss in losses], **more}
     sys.stdout.write("\nRESULT " + json.dumps(result) + "\n")
     sys.stdout.flush()
