@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from cloister_api.errors import CloisterError
 from cloister_api.layout import cache_folder, join
 from cloister_api.run import Run
+from cloister_trainer.cpus import usable_cpus
 from cloister_trainer.prepare.index import adopt_index, make_index
 from cloister_trainer.prepare.job import check_rows, content_digest, row_options, vocabulary_size
 from cloister_trainer.prepare.row_worker import RowWorker
@@ -18,7 +19,7 @@ from cloister_trainer.prepare.shards import GROUPS, INDEX
 from cloister_trainer.prepare.sources import Source, open_sources
 from cloister_trainer.prepare.survey import SurveyedSource, survey
 from cloister_trainer.prepare.tokenise import Destination, tokenise
-from cloister_trainer.prepare.workers import Workers, usable_cpus
+from cloister_trainer.prepare.workers import Workers
 from cloister_trainer.records import TokensIndex
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import MissingObject, Storage
