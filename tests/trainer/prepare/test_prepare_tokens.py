@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.shards import GroupResult
 from cloister_trainer.reporter import PlainConsole, Reporter
+from support.disk import largest_file
 from support.prepared import DataJob, Prepared, chat
 from support.seaweedfs import SeaweedFS
 
@@ -195,6 +197,16 @@ def test_what_was_left_for_other_rows_is_deleted(small_job: DataJob) -> None:
     small_job.write([chat("Hi", "Hello")])
     small_job.prepare()
     assert sorted(path.name for path in tokens.iterdir()) == ["index.json", "train-00000-0.safetensors"]
+
+
+def test_a_full_local_disk_is_told_and_leaves_nothing(small_job: DataJob) -> None:
+    small_job.write([chat(f"Question {i}", "a" * 1000) for i in range(50)])
+    with largest_file(100_000), pytest.raises(CloisterError, match="The disk is full while writing") as raised:
+        small_job.prepare()
+    assert raised.value.reason is FailureReason.LOCAL_DISK_FULL
+    assert f"{small_job.folder}/scratch/train-00000-0.safetensors" in raised.value.message
+    assert not list((small_job.folder / "scratch").iterdir())
+    assert small_job.prepare().index.epoch_examples == 50
 
 
 def test_shards_do_not_depend_on_the_number_of_processes(job: DataJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from cloister_api.layout import join
 from cloister_trainer.prepare.row_worker import Counts, PackedExamples, TokenisedChunk
 from cloister_trainer.records import FileDigest, SampleRow, TokenShard
 from cloister_trainer.storage import MissingObject, Storage
+from cloister_trainer.storage.os_errors import translate_os_error
 
 SHARD_BYTES = 128_000_000
 """A shard is closed when it passes this size; with its last chunk it stays far below 256 MB."""
@@ -22,6 +27,9 @@ SHARD_BYTES = 128_000_000
 HASH_PIECE_BYTES = 1 << 20
 GROUPS = "groups"
 INDEX = "index.json"
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors, written in Rust, ends its message when a file cannot be written."""
 
 
 @dataclass
@@ -151,24 +159,34 @@ def merge(parts: list[PackedExamples]) -> PackedExamples:
 
 def _write(storage: Storage, folder: str, path: Path, packed: PackedExamples, *, with_repeats: bool) -> TokenShard:
     offsets = np.concatenate([[0], np.cumsum(packed.lengths)]).astype(np.int64)
-    tensors = {"tokens": packed.tokens, "offsets": offsets, "labelSpans": packed.spans}
+    tensors: dict[str, npt.NDArray[Any]] = {"tokens": packed.tokens, "offsets": offsets, "labelSpans": packed.spans}
     if with_repeats:
         tensors["repeats"] = packed.repeats
-    save_file(tensors, path)
     try:
+        _save(tensors, path)
         digest, size = hashlib.sha256(), path.stat().st_size
         with path.open("rb") as file:
             while piece := file.read(HASH_PIECE_BYTES):
                 digest.update(piece)
         storage.upload(path, join(folder, path.name))
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return TokenShard(
         file=FileDigest(name=path.name, size=size, sha256=digest.hexdigest()),
         examples=len(packed.lengths),
         tokens=len(packed.tokens),
         trained_tokens=int((packed.spans[:, 2] - packed.spans[:, 1]).sum()),
     )
+
+
+def _save(tensors: dict[str, npt.NDArray[Any]], path: Path) -> None:
+    """Raises StorageError LocalDiskFull, and its like for what else the operating system refuses."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        if (number := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise translate_os_error(OSError(int(number[1]), ""), str(path), "writing") from None
 
 
 def _trained_by_example(packed: PackedExamples) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
