@@ -146,6 +146,17 @@ def test_an_interruption_says_how_to_go_on(
     assert "No checkpoint" not in said
 
 
+@pytest.mark.parametrize(("flags", "how"), [([], "again"), (["--fresh"], "without --fresh")])
+def test_a_held_run_says_how_to_go_on(
+    flags: list[str], how: str, job: Path, steps: Steps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = json.loads(job.read_text())
+    held["spec"]["hold"] = "BeforeTraining"
+    job.write_text(json.dumps(held))
+    assert main(["run", str(job), *flags]) == ExitCode.DONE
+    assert f"Remove spec.hold, then run the same command {how} to go on." in capsys.readouterr().err
+
+
 def test_an_unexpected_error_may_be_tried_again(job: Path, steps: Steps, capsys: pytest.CaptureFixture[str]) -> None:
     steps.ends["prepare"] = ZeroDivisionError("the content of a row")
     assert main(["run", str(job)]) == ExitCode.RETRYABLE

@@ -10,10 +10,10 @@ from pathlib import Path
 from cloister_api.errors import CloisterError
 from cloister_api.job import FineTuneJob, FineTuneJobSpec
 from cloister_api.loading import load_jobs
+from cloister_api.places import places_read
 from cloister_api.reasons import FailureReason
 from cloister_api.resolve import resolve_spec
 from cloister_api.run import LOCAL_NAMESPACE, Run, RunSettings, local_uid
-from cloister_api.spec_data import Dataset
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 
@@ -102,16 +102,6 @@ def gpu_count() -> int:
 
 def source_listing(spec: FineTuneJobSpec, storage: Storage) -> list[list[str]]:
     """uri, size and ETag of every file that the run reads."""
-    uris = [spec.model.uri, *dataset_uris(spec.dataset)]
-    if spec.model.chat_template is not None and spec.model.chat_template.uri is not None:
-        uris.append(spec.model.chat_template.uri)
-    if spec.lora.init_from is not None:
-        uris.append(spec.lora.init_from.uri)
-    return [[entry.uri, str(entry.size), entry.etag] for uri in uris for entry in storage.list(uri)]
-
-
-def dataset_uris(dataset: Dataset) -> list[str]:
-    """Every place that the dataset names."""
-    sources = [source.uri for source in dataset.sources or []]
-    validation = [dataset.validation.uri] if dataset.validation and dataset.validation.uri else []
-    return [*([dataset.uri] if dataset.uri else []), *sources, *validation]
+    return [
+        [entry.uri, str(entry.size), entry.etag] for uri in places_read(spec).values() for entry in storage.list(uri)
+    ]

@@ -13,6 +13,7 @@ from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_cluster import Hold
 from cloister_trainer.cli.local import find_run, load_one_job, local_run, local_storage, on_this_machine
+from cloister_trainer.interrupt import how_to_go_on
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.steps import StepContext, prepare_step, publish_step, train_step
 from cloister_trainer.workspace import Workspace
@@ -47,7 +48,7 @@ def execute(options: argparse.Namespace, reporter: Reporter) -> int:
         return ExitCode.DONE
     describe_plan(prepared["plan"], reporter)
     if run.spec.hold is Hold.BEFORE_TRAINING:
-        reporter.say("Held before training (spec.hold). Remove spec.hold and run the same command again to go on.")
+        reporter.say(f"Held before training (spec.hold). Remove spec.hold, then {how_to_go_on(fresh=options.fresh)}")
         return ExitCode.DONE
     try:
         train_step(context)
