@@ -14,7 +14,9 @@ from typing import Any
 from cloister_api.layout import join
 from cloister_api.run import Run
 from cloister_api.status import ExactMatch
+from cloister_trainer.prepare.job import read_chat_template
 from cloister_trainer.prepare.report import length_report
+from cloister_trainer.publish.digests import digest_bytes
 from cloister_trainer.publish.main import publish
 from cloister_trainer.records import (
     Checks,
@@ -31,7 +33,7 @@ from cloister_trainer.records import (
     TrainPlan,
 )
 from cloister_trainer.reporter import Reporter
-from cloister_trainer.storage import Storage
+from cloister_trainer.storage import Storage, open_storage
 
 UID = "11111111-2222-3333-4444-555555555555"
 LICENSE_TEXT = b"Apache License, Version 2.0. A short one, for tests.\n"
@@ -145,12 +147,13 @@ def digest(path: Path, name: str | None = None) -> FileDigest:
 def make_plan(run: Run, model_folder: Path) -> PlanFile:
     """plan.json of a run on the tiny model."""
     weights = model_folder / "model.safetensors"
-    small = sorted(path for path in model_folder.iterdir() if path.suffix != ".safetensors")
+    small = sorted(path for path in model_folder.rglob("*") if path.is_file() and path.suffix != ".safetensors")
+    template = read_chat_template(open_storage(environ={}), run.spec.model.chat_template)
     model = ModelRecord(
         uri=run.spec.model.uri,
         model_type="llama",
         architecture="LlamaForCausalLM",
-        small_files=[digest(path) for path in small],
+        small_files=[digest(path, str(path.relative_to(model_folder))) for path in small],
         weight_files=[ListedFile(name=weights.name, size=weights.stat().st_size, etag="1")],
         header_digest="a" * 64,
         fingerprint="b" * 64,
@@ -220,7 +223,13 @@ def make_plan(run: Run, model_folder: Path) -> PlanFile:
         gpu_memory_limit=None,
         warnings=["The devices have no memory limit that is known: the plan is not checked against one."],
     )
-    return PlanFile(model=model, tokens_uri=run.layout.tokens, data=data, plan=train)
+    return PlanFile(
+        model=model,
+        tokens_uri=run.layout.tokens,
+        data=data,
+        plan=train,
+        chat_template=None if template is None else digest_bytes("chat_template.jinja", template.encode()),
+    )
 
 
 def make_checks(adapter_folder: Path) -> Checks:

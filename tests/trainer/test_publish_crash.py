@@ -14,21 +14,25 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
 from cloister_trainer.prepare.main import prepare
+from cloister_trainer.publish.adapter_checks import check_adapter
 from cloister_trainer.publish.check import Reused
 from cloister_trainer.publish.main import publish
+from cloister_trainer.publish.verify import verify_adapter
 from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, open_storage
 from cloister_trainer.workspace import Workspace
 from support.failing_storage import CHANGING, Crash, Moment, RecordingStorage
+from support.publishing import with_merged
+from support.signing import KeyPair, make_keys
 from support.staged_run import StagedRun, stage
 
 OLD_UID = "99999999-2222-3333-4444-555555555555"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
-def run_publish(staged: StagedRun, storage: Storage, scratch: Path) -> None:
-    publish(staged.run, staged.plan, storage, Reporter(), scratch, clock=lambda: NOON)
+def run_publish(staged: StagedRun, storage: Storage, scratch: Path, key: Path | None = None) -> None:
+    publish(staged.run, staged.plan, storage, Reporter.silent(), scratch, key, clock=lambda: NOON)
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -37,8 +41,10 @@ def tree(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def named_uid(output: Path) -> str:
-    """The uid that current.json names, after checking that its folder is complete."""
+def named_uid(output: Path) -> str | None:
+    """The uid that current.json names, after checking that its folder is complete; None without current.json."""
+    if not (output / "current.json").exists():
+        return None
     pointer = json.loads((output / "current.json").read_text())
     manifest = (output / pointer["folder"] / "manifest.json").read_bytes()
     assert hashlib.sha256(manifest).hexdigest() == pointer["manifestDigest"]
@@ -50,17 +56,24 @@ def named_uid(output: Path) -> str:
 
 
 class Situation:
-    """An output with an older adapter, and a staged run that replaces it; put back as often as needed."""
+    """A staged run, and an output with an older adapter or none; put back as often as needed."""
 
-    def __init__(self, root: Path, model: Path, adapter: Path) -> None:
+    def __init__(
+        self, root: Path, model: Path, adapter: Path, *, replacing: bool = True, keys: KeyPair | None = None
+    ) -> None:
         self.root, self.scratch = root / "store", root / "scratch"
+        self.keys, self.old_uid = keys, OLD_UID if replacing else None
         self._pristine = root / "pristine"
         storage = open_storage(environ={})
-        old = stage(self.root.as_uri(), model, adapter, uid=OLD_UID)
-        old.store(storage)
-        run_publish(old, storage, self.scratch)
-        self.staged = stage(self.root.as_uri(), model, adapter, output={"ifExists": "Replace"})
+        if replacing:
+            old = stage(self.root.as_uri(), model, adapter, uid=OLD_UID)
+            old.store(storage)
+            run_publish(old, storage, self.scratch)
+        output = {"ifExists": "Replace" if replacing else "Fail", "mergedModel": keys is not None}
+        self.staged = stage(self.root.as_uri(), model, adapter, output=output)
         self.staged.store(storage)
+        if keys is not None:
+            with_merged(self.staged, storage)
         shutil.copytree(self.root, self._pristine)
 
     @property
@@ -71,6 +84,19 @@ class Situation:
         shutil.rmtree(self.root)
         shutil.copytree(self._pristine, self.root)
 
+    def publish(self, storage: Storage) -> None:
+        run_publish(self.staged, storage, self.scratch, self.keys.private if self.keys else None)
+
+    def end(self) -> dict[str, str]:
+        """What a finished publication left; a signature, which is random, and what names it are verified instead."""
+        assert named_uid(self.output) == self.staged.run.uid
+        if self.keys is None:
+            return tree(self.root)
+        report = verify_adapter(open_storage(environ={}), self.output.as_uri(), self.keys.public)
+        assert report.ok, report.checks
+        random = ("model.sig", "manifest.json", "current.json", "published.json")
+        return {name: "" if name.endswith(random) else digest for name, digest in tree(self.root).items()}
+
 
 @pytest.fixture(scope="module")
 def situation(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tiny_adapter: Path) -> Situation:
@@ -78,24 +104,38 @@ def situation(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tiny_a
 
 
 @pytest.mark.parametrize("moment", list(Moment))
-def test_every_call_may_be_the_last(situation: Situation, moment: Moment) -> None:
+@pytest.mark.parametrize("signed_and_merged", [False, True])
+@pytest.mark.parametrize("replacing", [False, True])
+def test_every_call_may_be_the_last(
+    replacing: bool,
+    signed_and_merged: bool,
+    moment: Moment,
+    tmp_path: Path,
+    tiny_llama: Path,
+    tiny_adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = check_adapter(tiny_adapter, tiny_llama)
+    monkeypatch.setattr("cloister_trainer.publish.main.check_adapter", lambda *_: facts)
+    keys = make_keys(tmp_path) if signed_and_merged else None
+    situation = Situation(tmp_path, tiny_llama, tiny_adapter, replacing=replacing, keys=keys)
     undisturbed = RecordingStorage()
-    situation.reset()
-    run_publish(situation.staged, undisturbed, situation.scratch)
-    expected = tree(situation.root)
-    pointer_moved_at = undisturbed.calls.index(("replace", situation.staged.run.output.pointer))
+    situation.publish(undisturbed)
+    expected = situation.end()
+    pointer = situation.staged.run.output.pointer
+    pointer_moved_at = undisturbed.calls.index(("replace" if replacing else "create", pointer))
 
     for number, (name, uri) in enumerate(undisturbed.calls):
         if moment is Moment.AFTER and name not in CHANGING:
             continue
         situation.reset()
         with pytest.raises(Crash if moment is Moment.BEFORE else Unreachable):
-            run_publish(situation.staged, RecordingStorage(number, moment), situation.scratch)
+            situation.publish(RecordingStorage(number, moment))
 
         moved = number > pointer_moved_at or (number == pointer_moved_at and moment is Moment.AFTER)
-        assert named_uid(situation.output) == (situation.staged.run.uid if moved else OLD_UID), (name, uri)
-        run_publish(situation.staged, open_storage(environ={}), situation.scratch)
-        assert tree(situation.root) == expected, f"after a crash {moment.value} call {number}, {name} {uri}"
+        assert named_uid(situation.output) == (situation.staged.run.uid if moved else situation.old_uid), (name, uri)
+        situation.publish(open_storage(environ={}))
+        assert situation.end() == expected, f"after a crash {moment.value} call {number}, {name} {uri}"
 
 
 def test_leftovers_of_a_crash_that_do_not_belong_are_removed(situation: Situation) -> None:
@@ -111,9 +151,7 @@ def test_leftovers_of_a_crash_that_do_not_belong_are_removed(situation: Situatio
 
 
 def run_prepare(staged: StagedRun, storage: Storage, scratch: Path) -> PlanFile | Reused:
-    settings = staged.run.settings.model_copy(update={"require_enforced_egress": False})
-    run = staged.run.model_copy(update={"settings": settings})
-    return prepare(run, storage, Reporter(), Workspace(scratch), None, clock=lambda: NOON)
+    return prepare(staged.run, storage, Reporter.silent(), Workspace(scratch), None, clock=lambda: NOON)
 
 
 def test_a_clean_up_that_was_cut_short_is_finished_by_prepare(situation: Situation) -> None:

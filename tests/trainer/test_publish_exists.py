@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,42 +12,16 @@ from cloister_api.errors import CloisterError
 from cloister_api.layout import OutputLayout
 from cloister_api.reasons import FailureReason
 from cloister_api.reuse import reuse_key
-from cloister_api.run import StorageDefaults
-from cloister_api.status import OutputStatus
 from cloister_trainer.publish.check import check_output
-from cloister_trainer.publish.main import publish
 from cloister_trainer.publish.pointer import LostRaceError, Pointer, move_pointer, read_pointer
-from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
-from support.staged_run import StagedRun, stage
-
-FIRST = "aaaaaaaa-2222-3333-4444-555555555555"
-SECOND = "bbbbbbbb-2222-3333-4444-555555555555"
+from support.publishing import FIRST, SECOND, OvertakenStorage, Place, moves_pointer
+from support.staged_run import StagedRun
 
 
 @pytest.fixture
 def storage() -> Storage:
     return open_storage(environ={})
-
-
-class Place:
-    """One output.uri, and runs that publish to it."""
-
-    def __init__(self, root: Path, model: Path, adapter: Path, storage: Storage) -> None:
-        self.root, self.model, self.adapter, self.storage = root, model, adapter, storage
-
-    def staged(self, uid: str, if_exists: str = "Fail", **spec: Any) -> StagedRun:
-        staged = stage(self.root.as_uri(), self.model, self.adapter, uid=uid, output={"ifExists": if_exists}, **spec)
-        staged.store(self.storage)
-        return staged
-
-    def publish(self, staged: StagedRun, storage: Storage | None = None) -> OutputStatus:
-        scratch = self.root / "scratch" / staged.run.uid
-        return publish(staged.run, staged.plan, storage or self.storage, Reporter(), scratch).output
-
-    def named(self) -> str:
-        uid: str = json.loads((self.root / "out/contracts/current.json").read_text())["uid"]
-        return uid
 
 
 @pytest.fixture
@@ -129,15 +100,6 @@ def test_replace_moves_the_pointer_and_keeps_the_old_folder(place: Place) -> Non
     assert (place.root / "out/contracts" / FIRST / "manifest.json").exists()
 
 
-def test_our_own_run_is_found_published_whatever_if_exists_says(place: Place) -> None:
-    first = place.staged(FIRST)
-
-    found = check_output(first.run, place.storage, None, None)
-
-    assert found is not None
-    assert found.uid == FIRST
-
-
 def test_a_pointer_of_somebody_else_is_not_touched(place: Place) -> None:
     pointer = place.root / "out/contracts/current.json"
     pointer.write_text('{"latest": "v3"}')
@@ -160,26 +122,6 @@ def test_a_changed_published_folder_is_not_reused(place: Place) -> None:
     assert refused.value.reason is FailureReason.ADAPTER_INVALID
 
 
-class OvertakenStorage(Storage):
-    """The real store; just before the pointer is moved, `overtake` runs."""
-
-    def __init__(self, overtake: Callable[[], object]) -> None:
-        super().__init__(StorageDefaults(), {})
-        self._overtake = overtake
-
-    def create(self, uri: str, data: bytes) -> str:
-        self._overtaken_at(uri)
-        return super().create(uri, data)
-
-    def replace(self, uri: str, data: bytes, etag: str) -> str:
-        self._overtaken_at(uri)
-        return super().replace(uri, data, etag)
-
-    def _overtaken_at(self, uri: str) -> None:
-        if uri.endswith("/current.json"):
-            self._overtake()
-
-
 @pytest.mark.parametrize("if_exists", ["Fail", "Replace"])
 def test_whoever_was_overtaken_is_refused_and_keeps_its_data(
     if_exists: str, tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
@@ -190,7 +132,7 @@ def test_whoever_was_overtaken_is_refused_and_keeps_its_data(
     slow, quick = place.staged(FIRST, if_exists), place.staged(SECOND, if_exists)
 
     with pytest.raises(CloisterError, match=SECOND) as refused:
-        place.publish(slow, OvertakenStorage(lambda: place.publish(quick)))
+        place.publish(slow, OvertakenStorage(lambda: place.publish(quick), moves_pointer))
 
     assert refused.value.reason is FailureReason.OUTPUT_EXISTS
     assert place.named() == SECOND
@@ -203,29 +145,10 @@ def test_whoever_was_overtaken_may_reuse_an_equal_adapter(
     place = Place(tmp_path, tiny_llama, tiny_adapter, storage)
     slow, quick = place.staged(FIRST, "Reuse"), place.staged(SECOND, "Reuse")
 
-    status = place.publish(slow, OvertakenStorage(lambda: place.publish(quick)))
+    status = place.publish(slow, OvertakenStorage(lambda: place.publish(quick), moves_pointer))
 
     assert status.uri.endswith(SECOND)
     assert place.named() == SECOND
-
-
-def test_a_second_publisher_of_the_same_run_agrees_with_the_first(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
-) -> None:
-    """A node that was given up comes back while the pod that took its place publishes."""
-    place = Place(tmp_path, tiny_llama, tiny_adapter, storage)
-    first = place.staged(FIRST)
-
-    status = place.publish(first, OvertakenStorage(lambda: place.publish(first)))
-
-    assert status == check_of(place, first)
-    assert place.named() == FIRST
-
-
-def check_of(place: Place, staged: StagedRun) -> OutputStatus:
-    found = check_output(staged.run, place.storage, None, None)
-    assert found is not None
-    return found.output
 
 
 @pytest.mark.parametrize("replacing", [False, True])

@@ -48,3 +48,22 @@ def test_an_adapter_that_passes_the_gate_says_so(
 
     assert json.loads((folder / "checks.json").read_text())["gate"] == "Passed"
     assert manifest_of(folder)["checks"]["gate"] == "Passed"
+
+
+def test_a_gate_without_a_validation_loss_is_not_passed(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, evaluation={"gate": {"minRelativeImprovement": 0.1}})
+    staged.checks = staged.checks.model_copy(update={"base_loss": None, "loss": None, "evaluations": []})
+    staged.store(storage)
+
+    with pytest.raises(CloisterError, match=r"10\.0% below the base's, and no validation loss was measured") as refused:
+        publish(staged.run, staged.plan, storage, Reporter.silent(), tmp_path / "scratch")
+
+    assert refused.value.reason is FailureReason.EVALUATION_GATE_FAILED
+    assert "Give the dataset validation examples." in refused.value.message
+    assert refused.value.result is not None
+    assert refused.value.result["evaluation"] == {
+        "exactMatch": {"rows": 20, "before": 0, "after": 18},
+        "gate": "Failed",
+    }

@@ -19,7 +19,8 @@ from cloister_api.reasons import FailureReason
 from cloister_trainer.publish.main import publish
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
-from support.staged_run import StagedRun, make_checks, stage
+from support.publishing import with_merged
+from support.staged_run import StagedRun, make_checks, published_folder, stage
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 B = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
@@ -32,10 +33,12 @@ def storage() -> Storage:
 
 
 def refusal(staged: StagedRun, storage: Storage, tmp_path: Path) -> CloisterError:
-    """What publish answers, after checking that it wrote nothing."""
+    """What publish answers, after checking that it published nothing and, before the merged model, wrote nothing."""
     with pytest.raises(CloisterError) as refused:
-        publish(staged.run, staged.plan, storage, Reporter(), tmp_path / "scratch")
-    assert storage.list(staged.run.output.folder) == []
+        publish(staged.run, staged.plan, storage, Reporter.silent(), tmp_path / "scratch")
+    if not staged.run.spec.output.merged_model:
+        assert storage.list(staged.run.output.folder) == []
+    assert not storage.exists(staged.run.output.manifest)
     assert not storage.exists(staged.run.output.pointer)
     assert refused.value.reason is FailureReason.ADAPTER_INVALID
     return refused.value
@@ -134,3 +137,77 @@ def test_an_absolute_path_in_the_configuration_is_refused(
     staged.store(storage)
 
     assert "auto_mapping.parent_library" in refusal(staged, storage, tmp_path).message
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 100, b"", (2**40).to_bytes(8, "little") + b"{}"])
+def test_an_unreadable_adapter_is_refused(
+    damage: bytes, tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").write_bytes(damage)
+    staged = stage(tmp_path.as_uri(), tiny_llama, folder)
+    staged.store(storage)
+
+    message = refusal(staged, storage, tmp_path).message
+
+    assert "adapter_model.safetensors is not a readable safetensors file" in message
+
+
+def test_a_merged_file_that_changed_or_went_is_refused(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = with_merged(stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, output={"mergedModel": True}), storage)
+    uri = join(staged.run.layout.merged, "model.safetensors")
+    storage.write(uri, b"changed")
+
+    assert f"{uri} has sha256" in refusal(staged, storage, tmp_path).message
+    storage.delete(uri)
+    assert f"{uri} is missing, though checks.json names it" in refusal(staged, storage, tmp_path).message
+
+
+def test_a_damaged_manifest_is_not_published_by_a_retry(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+    published_folder(staged, storage, tmp_path / "scratch")
+    storage.delete(staged.run.output.pointer)
+    storage.write(staged.run.output.manifest, b"{}")
+
+    with pytest.raises(CloisterError, match="is not a manifest of this version") as refused:
+        publish(staged.run, staged.plan, storage, Reporter.silent(), tmp_path / "scratch")
+
+    assert refused.value.reason is FailureReason.ADAPTER_INVALID
+    assert staged.run.output.manifest in refused.value.message
+    assert not storage.exists(staged.run.output.pointer)
+
+
+@pytest.mark.parametrize("name", ["config.json", "LICENSE"])
+def test_a_file_of_the_base_model_that_went_meanwhile_is_refused(
+    name: str, tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    staged = stage(tmp_path.as_uri(), model, tiny_adapter)
+    staged.store(storage)
+    (model / name).unlink()
+
+    message = refusal(staged, storage, tmp_path).message
+
+    assert f"{name} was there when the run was prepared and is missing now. Restore the file" in message
+
+
+def test_a_chat_template_that_changed_or_went_meanwhile_is_refused(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}")
+    model = {"chatTemplate": {"uri": template.as_uri()}}
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter, model=model)
+    staged.store(storage)
+    assert staged.plan.chat_template is not None
+
+    template.write_text("{{ messages }}")
+    message = refusal(staged, storage, tmp_path).message
+    assert f"{template.as_uri()} has sha256" in message
+    assert staged.plan.chat_template.sha256 in message
+    template.unlink()
+    assert f"{template.as_uri()} was there when" in refusal(staged, storage, tmp_path).message

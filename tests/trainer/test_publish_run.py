@@ -86,6 +86,19 @@ def test_the_manifest_says_where_everything_came_from(
     assert "Dock 4" not in json.dumps(manifest), "rows of the dataset have no place in the manifest"
 
 
+def test_the_plan_is_the_one_that_train_followed(
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage
+) -> None:
+    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
+    plan = staged.plan.plan.model_copy(update={"micro_batch_tokens": 7331, "gpu_memory": []})
+    staged.checks = staged.checks.model_copy(update={"plan": plan})
+
+    folder = published_folder(staged, storage, tmp_path / "scratch")
+
+    assert manifest_of(folder)["plan"] == plan.to_api()
+    assert "7,331 tokens" in (folder / "report.html").read_text()
+
+
 def test_stock_peft_loads_the_published_adapter_with_the_same_logits(
     tmp_path: Path, tiny_llama: Path, storage: Storage
 ) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from cloister_api.errors import CloisterError
 from cloister_api.layout import join
@@ -17,6 +15,7 @@ from cloister_trainer.publish.verify import verify_adapter
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 from support.seaweedfs import SeaweedFS
+from support.signing import make_keys
 from support.staged_run import digest, stage
 
 SECOND = "bbbbbbbb-2222-3333-4444-555555555555"
@@ -30,19 +29,16 @@ def storage(seaweedfs: SeaweedFS) -> Storage:
 def test_a_signed_adapter_with_a_merged_model_is_published_replaced_and_verified(
     tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, storage: Storage, bucket: str
 ) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    keys = make_keys(tmp_path)
     first = stage(f"s3://{bucket}", tiny_llama, tiny_adapter, output={"mergedModel": True})
     first.checks = first.checks.model_copy(update={"merged_files": [digest(tiny_llama / "model.safetensors")]})
     storage.upload(tiny_llama / "model.safetensors", join(first.run.layout.merged, "model.safetensors"))
     first.store(storage)
 
-    assert check_output(first.run, storage, None, private) is None
-    status = publish(first.run, first.plan, storage, Reporter(), tmp_path / "scratch", private).output
+    assert check_output(first.run, storage, None, keys.private) is None
+    status = publish(first.run, first.plan, storage, Reporter(), tmp_path / "scratch", keys.private).output
 
-    report = verify_adapter(storage, first.run.spec.output.uri, public)
+    report = verify_adapter(storage, first.run.spec.output.uri, keys.public)
     assert report.ok, report.checks
     assert report.uri == status.uri
     assert storage.list(first.run.layout.tokens) == storage.list(first.run.layout.merged) == []
@@ -60,7 +56,7 @@ def test_a_signed_adapter_with_a_merged_model_is_published_replaced_and_verified
     third = stage(f"s3://{bucket}", tiny_llama, tiny_adapter, uid=SECOND, output={"ifExists": "Replace"})
     publish(third.run, third.plan, storage, Reporter(), tmp_path / "scratch")
     assert verify_adapter(storage, first.run.spec.output.uri).uri.endswith(SECOND)
-    assert verify_adapter(storage, status.uri, public).ok, "the replaced folder stays as it was"
+    assert verify_adapter(storage, status.uri, keys.public).ok, "the replaced folder stays as it was"
 
 
 def test_the_early_check_needs_a_bucket_that_can_be_written(

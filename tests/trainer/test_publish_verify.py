@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from model_signing import hashing, verifying
 
 from cloister_api.errors import CloisterError
@@ -23,23 +21,10 @@ from cloister_trainer.publish.verify_page import render_page
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage, open_storage
 from support.failing_storage import Crash, RecordingStorage
+from support.signing import KeyPair, make_keys
 from support.staged_run import stage
 
 EGRESS = {"processes": 2, "controlAnswered": 2, "canaryRefused": 2, "time": "2026-01-01T10:00:00+00:00"}
-
-
-@dataclass(frozen=True)
-class KeyPair:
-    private: Path
-    public: Path
-
-
-def make_keys(folder: Path) -> KeyPair:
-    key = ec.generate_private_key(ec.SECP256R1())
-    pair = KeyPair(folder / "private.pem", folder / "public.pem")
-    pair.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    pair.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return pair
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 
 from cloister_api.run import Run
 from cloister_api.spec_cluster import Egress
+from cloister_api.spec_data import Dataset
 from cloister_trainer.publish.adapter_checks import model_name, published_config
-from cloister_trainer.publish.manifest import collect_egress
+from cloister_trainer.publish.manifest import collect_egress, dataset_uris
 from cloister_trainer.publish.metrics import encode_metrics, first_and_last_time, read_metrics
 from cloister_trainer.publish.plots import smooth
 from cloister_trainer.publish.report import format_bytes, format_duration, words
@@ -97,3 +98,10 @@ def test_numbers_are_readable() -> None:
     assert [format_bytes(count) for count in (512, 1536, 3 << 30)] == ["512 B", "1.5 KiB", "3.0 GiB"]
     assert [words(name) for name in ("frozenWeights", "isolation")] == ["frozen weights", "isolation"]
     assert [format_duration(seconds) for seconds in (5.04, 83.4, 7500)] == ["5.0 s", "1 min 23 s", "2 h 05 min"]
+
+
+def test_the_dataset_is_what_was_read() -> None:
+    sources = [{"uri": "s3://d/a"}, {"uri": "s3://d/off", "weight": 0}, {"uri": "s3://d/b", "weight": 0.5}]
+    assert dataset_uris(Dataset.model_validate({"sources": sources})) == ["s3://d/a", "s3://d/b"]
+    separate = {"uri": "s3://d/a", "validation": {"uri": "s3://d/held-out"}}
+    assert dataset_uris(Dataset.model_validate(separate)) == ["s3://d/a", "s3://d/held-out"]

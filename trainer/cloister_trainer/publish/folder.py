@@ -29,7 +29,7 @@ from cloister_trainer.publish.sign import (
 )
 from cloister_trainer.publish.staged import Staged
 from cloister_trainer.records import FileDigest
-from cloister_trainer.storage import AlreadyExists, Storage
+from cloister_trainer.storage import AlreadyExists, MissingObject, Storage
 
 CHECKS_FILE = "checks.json"
 REPORT_FILE = "report.html"
@@ -119,12 +119,18 @@ def _create(storage: Storage, output: OutputLayout, path: Path, file: FileDigest
 def _copy_merged(facts: RunFacts, storage: Storage, scratch: Path) -> Iterator[FileDigest]:
     """The staged merged model, one file at a time on the local disk, compared with checks.json on the way.
 
-    Raises CloisterError(AdapterInvalid).
+    Raises CloisterError(AdapterInvalid), and SealedMeanwhileError where it is gone because it was published.
     """
     for expected in facts.checks.merged_files:
         source, path = join(facts.run.layout.merged, expected.name), scratch / "merged-file"
-        with storage.open(source) as stream, path.open("wb") as copy:
-            found = digest_stream(expected.name, stream, copy)
+        try:
+            with storage.open(source) as stream, path.open("wb") as copy:
+                found = digest_stream(expected.name, stream, copy)
+        except MissingObject as error:
+            _require_unsealed(storage, facts.run.output)
+            raise CloisterError(
+                FailureReason.ADAPTER_INVALID, f"{source} is missing, though checks.json names it. Train again."
+            ) from error
         if found != expected:
             raise CloisterError(
                 FailureReason.ADAPTER_INVALID,
