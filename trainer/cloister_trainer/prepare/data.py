@@ -40,9 +40,9 @@ def prepare_tokens(
     """Tokenise the run's dataset into its tokens folder, or find the tokens there.
 
     Two passes: the first checks every row and names it by content, the second tokenises what was selected. Rows are
-    never all in memory; each leaves 24 bytes of hashes. A call after a killed one goes on after the last finished
-    group of shards. `model_folder` holds the tokenizer; `position_limit` is the longest sequence that the model
-    allows; `processes` defaults to the usable CPUs.
+    never all in memory: each leaves 24 bytes of hashes, and choosing among them takes 60 more for a moment. A
+    call after a killed one goes on after the last finished group of shards. `model_folder` holds the tokenizer;
+    `position_limit` is the longest sequence that the model allows; `processes` defaults to the usable CPUs.
 
     Returns the folder's URI and its index. Raises CloisterError: DatasetInvalid with the first problems and their
     count, DatasetNotFound, ModelUnsupported, SpecInvalid, and those of the storage.
