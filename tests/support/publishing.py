@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cloister_api.layout import join
 from cloister_api.status import OutputStatus
+from cloister_trainer.publish import folder, main
 from cloister_trainer.publish.main import publish
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage
@@ -43,6 +46,24 @@ class Place:
     def named(self) -> str:
         uid: str = json.loads((self.root / "out/contracts/current.json").read_text())["uid"]
         return uid
+
+
+def compute_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let drawing and loading, which take most of the time and touch no store, happen in the first publication only."""
+    for module, name in ((main, "check_adapter"), (folder, "plot_loss"), (folder, "render_report")):
+        monkeypatch.setattr(module, name, _Once(getattr(module, name)))
+
+
+class _Once:
+    """A function that gives its first answer again."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function, self._answers = function, list[Any]()
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self._answers:
+            self._answers.append(self._function(*arguments))
+        return self._answers[0]
 
 
 def with_merged(staged: StagedRun, storage: Storage) -> StagedRun:

@@ -14,7 +14,7 @@ from cloister_trainer.publish.check import check_output
 from cloister_trainer.publish.verify import verify_adapter
 from cloister_trainer.storage import Storage, open_storage
 from support.failing_storage import Crash, RecordingStorage
-from support.publishing import FIRST, SECOND, OvertakenStorage, Place, moves_pointer, with_merged
+from support.publishing import FIRST, SECOND, OvertakenStorage, Place, compute_once, moves_pointer, with_merged
 from support.signing import KeyPair, make_keys
 from support.staged_run import StagedRun, manifest_of
 
@@ -55,13 +55,16 @@ def test_a_run_whose_adapter_was_replaced_stays_published_and_does_not_come_back
     assert place.named() == SECOND
 
 
-def test_a_second_publisher_of_the_same_run_changes_nothing_at_whatever_call_it_is_overtaken(place: Place) -> None:
+def test_a_second_publisher_of_the_same_run_changes_nothing_at_whatever_call_it_is_overtaken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A node that was given up comes back while the pod that took its place publishes; its proof was another."""
 
     def staged() -> StagedRun:
         place.storage.delete_prefix(place.root.as_uri() + "/out")
         return with_merged(place.staged(FIRST, output={"mergedModel": True}), place.storage)
 
+    compute_once(monkeypatch)
     undisturbed = RecordingStorage()
     place.publish(staged(), undisturbed)
     assert len(undisturbed.calls) > 30

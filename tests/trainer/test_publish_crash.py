@@ -14,7 +14,6 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
 from cloister_trainer.prepare.main import prepare
-from cloister_trainer.publish.adapter_checks import check_adapter
 from cloister_trainer.publish.check import Reused
 from cloister_trainer.publish.main import publish
 from cloister_trainer.publish.verify import verify_adapter
@@ -23,7 +22,7 @@ from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import AlreadyExists, Changed, Storage, Unreachable, open_storage
 from cloister_trainer.workspace import Workspace
 from support.failing_storage import CHANGING, Crash, Moment, RecordingStorage
-from support.publishing import with_merged
+from support.publishing import compute_once, with_merged
 from support.signing import KeyPair, make_keys
 from support.staged_run import StagedRun, stage
 
@@ -115,8 +114,7 @@ def test_every_call_may_be_the_last(
     tiny_adapter: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    facts = check_adapter(tiny_adapter, tiny_llama)
-    monkeypatch.setattr("cloister_trainer.publish.main.check_adapter", lambda *_: facts)
+    compute_once(monkeypatch)
     keys = make_keys(tmp_path) if signed_and_merged else None
     situation = Situation(tmp_path, tiny_llama, tiny_adapter, replacing=replacing, keys=keys)
     undisturbed = RecordingStorage()
