@@ -97,9 +97,11 @@ def test_the_codes_are_those_of_the_design() -> None:
 
 
 def test_an_error_survives_the_way_between_processes() -> None:
-    error = CloisterError(FailureReason.GPU_FAULT, "GPU 3 of gpu-7 fell off the bus.", step=12, node="gpu-7")
+    found = {"evaluation": {"gate": "Failed"}}
+    error = CloisterError(FailureReason.GPU_FAULT, "GPU 3 fell off the bus.", step=12, node="gpu-7", result=found)
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.reason, copy.message, copy.step, copy.node) == (error.reason, error.message, 12, "gpu-7")
+    assert copy.result == found
     assert str(copy) == error.message
 
 

@@ -89,6 +89,7 @@ def test_the_run_folder() -> None:
         "adapter": run.adapter,
         "adapter/checks.json": run.checks_file,
         "merged": run.merged,
+        "published.json": run.published_file,
     }
     assert {path: f"{run.root}/{path}" for path in relative} == relative
 
