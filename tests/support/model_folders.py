@@ -8,7 +8,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from cloister_api.run import RunSettings
+from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.model.tensors import DTYPE_BITS
+from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage import open_storage
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 """(dtype, shape) by name."""
@@ -158,3 +162,11 @@ def write_model(folder: Path, fields: Mapping[str, Any], tensors: Tensors, files
 def write_llama(folder: Path, files: int = 1, **others: str) -> Path:
     """A Llama 3.1 folder with its licence."""
     return write_model(folder, config(), llama_tensors(), files, **{"LICENSE": LLAMA_31} | others)
+
+
+def inspected(
+    folder: Path, scratch: Path, stated: str | None = None, reporter: Reporter | None = None
+) -> InspectedModel:
+    """The folder as prepare reads it."""
+    scratch.mkdir(exist_ok=True)
+    return inspect_model(open_storage(), folder.as_uri(), scratch, stated, RunSettings(), reporter or Reporter.silent())

@@ -21,7 +21,8 @@ from cloister_trainer.records import Checks
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.driver import train
-from support.tiny_run import UID, TinyRun, make_run, run_ranks
+from support.tiny_ranks import run_ranks
+from support.tiny_run import UID, TinyRun, make_run
 
 STEPS = 150
 RAYS_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}

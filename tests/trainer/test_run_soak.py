@@ -11,7 +11,8 @@ import pytest
 
 from cloister_api.events import Progress
 from cloister_trainer.train.messages import Ended
-from support.tiny_run import make_run, run_ranks
+from support.tiny_ranks import run_ranks
+from support.tiny_run import make_run
 
 STEPS = 80
 KILLS = 6

@@ -17,7 +17,8 @@ from cloister_api.errors import CloisterError
 from cloister_api.events import CheckpointSaved, EvaluationDone, Progress
 from cloister_api.reasons import FailureReason
 from cloister_trainer.train.messages import Ended
-from support.tiny_run import TinyRun, make_run, run_ranks
+from support.tiny_ranks import run_ranks
+from support.tiny_run import TinyRun, make_run
 
 Watch = Callable[[Any, Callable[[str], None]], None]
 

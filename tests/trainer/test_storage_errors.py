@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
-import os
 import pickle
-import resource
 import socket
 import subprocess
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +18,6 @@ from cloister_api.run import StorageDefaults
 from cloister_trainer.storage import (
     AccessDenied,
     Full,
-    InvalidUri,
     MissingBucket,
     MissingObject,
     RequestRefused,
@@ -32,40 +27,11 @@ from cloister_trainer.storage import (
     Unsupported,
     open_storage,
 )
-from cloister_trainer.storage.os_errors import translate_os_error
 from support.s3_proxy import Faults, S3Proxy
 from support.seaweedfs import Identity, SeaweedFS, free_ports, new_identity
+from support.storage_operations import OPERATIONS, WRITES, failure, quick
 
-OPERATIONS: dict[str, Callable[[Storage, str, Path], object]] = {
-    "list": lambda storage, uri, _: storage.list(uri),
-    "head": lambda storage, uri, _: storage.head(uri),
-    "read": lambda storage, uri, _: storage.read(uri),
-    "write": lambda storage, uri, _: storage.write(uri, b"x"),
-    "create": lambda storage, uri, _: storage.create(uri, b"x"),
-    "replace": lambda storage, uri, _: storage.replace(uri, b"x", "0" * 32),
-    "upload": lambda storage, uri, folder: storage.upload(_file(folder), uri),
-    "download": lambda storage, uri, folder: storage.download(uri, folder / "copy"),
-    "delete": lambda storage, uri, _: storage.delete(uri),
-    "delete_prefix": lambda storage, uri, _: storage.delete_prefix(uri),
-}
-WRITES = ("write", "create", "replace", "upload", "delete")
 each_operation = pytest.mark.parametrize("operation", OPERATIONS)
-
-
-def _file(folder: Path) -> Path:
-    (folder / "source").write_bytes(b"x")
-    return folder / "source"
-
-
-def _fail(operation: str, storage: Storage, uri: str, folder: Path) -> StorageError:
-    with pytest.raises(StorageError) as failed:
-        OPERATIONS[operation](storage, uri, folder)
-    return failed.value
-
-
-def _quick(environment: dict[str, str]) -> Storage:
-    """Two tries, so that a store that is gone is soon known to be."""
-    return open_storage(environ={**environment, "AWS_MAX_ATTEMPTS": "2"})
 
 
 @pytest.fixture
@@ -78,7 +44,7 @@ def uri(s3_storage: Storage, s3_uri: str) -> str:
 @each_operation
 def test_an_unknown_key_is_denied(seaweedfs: SeaweedFS, uri: str, operation: str, tmp_path: Path) -> None:
     stranger = new_identity("stranger")
-    error = _fail(operation, open_storage(environ=seaweedfs.environment(stranger)), uri, tmp_path)
+    error = failure(operation, open_storage(environ=seaweedfs.environment(stranger)), uri, tmp_path)
     assert (type(error), error.reason) == (AccessDenied, FailureReason.STORAGE_ACCESS_DENIED)
     assert uri in error.message
     assert "correct" in error.message
@@ -96,7 +62,7 @@ def test_a_wrong_secret_is_told_from_an_unknown_key(seaweedfs: SeaweedFS, uri: s
 def test_who_may_only_read_cannot_write(seaweedfs: SeaweedFS, uri: str, operation: str, tmp_path: Path) -> None:
     reader = open_storage(environ=seaweedfs.environment(seaweedfs.reader))
     assert reader.read(uri) == b"x"
-    error = _fail(operation, reader, uri, tmp_path)
+    error = failure(operation, reader, uri, tmp_path)
     assert (type(error), error.reason) == (AccessDenied, FailureReason.STORAGE_ACCESS_DENIED)
     assert uri in error.message
 
@@ -112,7 +78,7 @@ def test_no_credentials_at_all(seaweedfs: SeaweedFS, uri: str, tmp_path: Path) -
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each != "replace"])
 def test_a_missing_bucket_is_named(s3_storage: Storage, operation: str, tmp_path: Path) -> None:
     """SeaweedFS answers If-Match in a missing bucket as any other failed condition."""
-    error = _fail(operation, s3_storage, "s3://no-such-bucket/x", tmp_path)
+    error = failure(operation, s3_storage, "s3://no-such-bucket/x", tmp_path)
     assert type(error) is MissingBucket
     assert "The bucket s3://no-such-bucket does not exist" in error.message
     assert "s3://no-such-bucket/x" in error.message
@@ -121,8 +87,8 @@ def test_a_missing_bucket_is_named(s3_storage: Storage, operation: str, tmp_path
 @each_operation
 def test_a_store_that_is_gone_is_unreachable(seaweedfs: SeaweedFS, operation: str, tmp_path: Path) -> None:
     gone = f"http://127.0.0.1:{free_ports(1)[0]}"
-    storage = _quick({**seaweedfs.environment(), "AWS_ENDPOINT_URL_S3": gone})
-    error = _fail(operation, storage, "s3://models/x", tmp_path)
+    storage = quick({**seaweedfs.environment(), "AWS_ENDPOINT_URL_S3": gone})
+    error = failure(operation, storage, "s3://models/x", tmp_path)
     assert (type(error), error.reason) == (Unreachable, FailureReason.STORAGE_UNAVAILABLE)
     assert gone in error.message
     assert "s3://models/x" in error.message
@@ -151,7 +117,7 @@ def test_a_stores_answer_is_told_in_a_sentence(
     seaweedfs: SeaweedFS, status: int, code: str, expected: type[StorageError], reason: FailureReason, tmp_path: Path
 ) -> None:
     with S3Proxy(seaweedfs, Faults(answer=(status, code))) as proxy:
-        error = _fail("write", _quick(proxy.environment()), "s3://models/x", tmp_path)
+        error = failure("write", quick(proxy.environment()), "s3://models/x", tmp_path)
     assert (type(error), error.reason) == (expected, reason)
     assert "s3://models/x" in error.message
 
@@ -172,7 +138,7 @@ def test_a_certificate_that_nobody_trusts_asks_for_the_ca(
     endpoint, ca = tls_proxy
     environment = {**seaweedfs.environment(), "AWS_ENDPOINT_URL_S3": endpoint}
     with pytest.raises(Unreachable, match="AWS_CA_BUNDLE"):
-        _quick(environment).read(uri)
+        quick(environment).read(uri)
     assert open_storage(environ={**environment, "AWS_CA_BUNDLE": str(ca)}).read(uri) == b"x"
     assert open_storage(StorageDefaults(ca_file=str(ca)), environment).read(uri) == b"x"
 
@@ -206,7 +172,7 @@ def test_an_endpoint_of_awss_own_file_is_held_to_the_same(tmp_path: Path, monkey
 def test_a_400_asks_for_the_right_endpoint(seaweedfs: SeaweedFS) -> None:
     with S3Proxy(seaweedfs, Faults(answer=(400, "Odd"))) as proxy:
         with pytest.raises(RequestRefused, match="check http or https") as refused:
-            _quick(proxy.environment()).write("s3://models/x", b"")
+            quick(proxy.environment()).write("s3://models/x", b"")
         assert proxy.endpoint in refused.value.message
 
 
@@ -215,117 +181,6 @@ def test_the_environment_goes_over_the_admins_defaults(seaweedfs: SeaweedFS, uri
     assert open_storage(elsewhere, seaweedfs.environment()).read(uri) == b"x"
     keys = {name: value for name, value in seaweedfs.environment().items() if "KEY" in name}
     assert open_storage(StorageDefaults(endpoint=seaweedfs.endpoint), keys).read(uri) == b"x"
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
-    storage = open_storage(environ={})
-    large = b"x" * 4_000_000
-    (tmp_path / "large").write_bytes(large)
-    for fill in (
-        lambda: storage.write(f"file://{small_disk}/a", large),
-        lambda: storage.create(f"file://{small_disk}/a", large),
-        lambda: storage.upload(tmp_path / "large", f"file://{small_disk}/a"),
-        lambda: storage.download(f"file://{tmp_path}/large", small_disk / "a"),
-    ):
-        with pytest.raises(Full) as full:
-            fill()
-        assert full.value.reason is FailureReason.LOCAL_DISK_FULL
-        assert f"{small_disk}/a" in full.value.message
-    assert list(small_disk.iterdir()) == []
-
-
-def test_a_download_to_a_full_disk(s3_storage: Storage, s3_uri: str, small_disk: Path) -> None:
-    s3_storage.write(f"{s3_uri}/large", b"x" * 4_000_000)
-    with pytest.raises(Full, match=f"{small_disk}/copy") as full:
-        s3_storage.download(f"{s3_uri}/large", small_disk / "copy")
-    assert full.value.reason is FailureReason.LOCAL_DISK_FULL
-    assert list(small_disk.iterdir()) == []
-
-
-def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path) -> None:
-    with _largest_file(1_000_000), pytest.raises(Full, match=f"file://{tmp_path}/a") as full:
-        open_storage(environ={}).write(f"file://{tmp_path}/a", b"x" * 4_000_000)
-    assert full.value.reason is FailureReason.LOCAL_DISK_FULL
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_claim_is_read_and_never_written(tmp_path: Path) -> None:
-    (tmp_path / "weights" / "llama").mkdir(parents=True)
-    (tmp_path / "weights" / "llama" / "config.json").write_bytes(b"{}")
-    storage = open_storage(environ={"CLOISTER_PVC_ROOT": str(tmp_path)})
-    assert [each.uri for each in storage.list("pvc://weights/llama")] == ["pvc://weights/llama/config.json"]
-    assert storage.read("pvc://weights/llama/config.json") == b"{}"
-    for operation in WRITES:
-        error = _fail(operation, storage, "pvc://weights/llama/config.json", tmp_path)
-        assert error.reason is FailureReason.SPEC_INVALID
-        assert "pvc:// is read-only" in error.message
-
-
-def test_a_claim_that_is_not_mounted_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingBucket, match="pvc://weights/llama") as missing:
-        open_storage(environ={"CLOISTER_PVC_ROOT": str(tmp_path)}).list("pvc://weights/llama")
-    assert missing.value.reason is FailureReason.VOLUME_NOT_FOUND
-
-
-def test_a_link_out_of_a_claim_is_refused_and_one_within_is_followed(tmp_path: Path) -> None:
-    claim = tmp_path / "weights"
-    (claim / "blobs").mkdir(parents=True)
-    (claim / "blobs" / "123").write_bytes(b"{}")
-    (claim / "config.json").symlink_to("blobs/123")
-    (claim / "environ").symlink_to("/proc/self/environ")
-    storage = open_storage(environ={"CLOISTER_PVC_ROOT": str(tmp_path)})
-    assert storage.read("pvc://weights/config.json") == b"{}"
-    with pytest.raises(AccessDenied, match="link out of its claim"):
-        storage.read("pvc://weights/environ")
-
-
-def test_what_the_system_forbids_is_denied(tmp_path: Path) -> None:
-    with pytest.raises(AccessDenied, match="file:///sys/x"):
-        open_storage(environ={}).write("file:///sys/x", b"")
-    with pytest.raises(MissingObject, match=f"file://{tmp_path}/a/b"):
-        (tmp_path / "a").write_bytes(b"")
-        open_storage(environ={}).read(f"file://{tmp_path}/a/b")
-
-
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_hard_links_is_unsupported(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(Unsupported, match="does not offer hard linking") as refused:
-        open_storage(environ={}).check_conditional_put(f"file://{tmp_path}/out")
-    assert refused.value.reason is FailureReason.STORAGE_UNSUPPORTED
-    assert f"file://{tmp_path}/out" in refused.value.message
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_machine_that_has_run_out_of_something_may_try_again(tmp_path: Path) -> None:
-    storage = open_storage(environ={})
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    (tmp_path / "a").write_bytes(b"x")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-    try:
-        error = _fail("read", storage, f"file://{tmp_path}/a", tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert error.reason is FailureReason.STORAGE_UNAVAILABLE
-    assert "Too many open files" in error.message and "correct the URI" not in error.message
-
-
-@pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.ENOLCK])
-def test_what_passes_is_no_mistake_of_the_uri(number: int) -> None:
-    error = translate_os_error(OSError(number, ""), "file:///a", "writing")
-    assert error.reason is FailureReason.STORAGE_UNAVAILABLE
-    assert "correct the URI" not in error.message
-
-
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
-    with pytest.raises(InvalidUri, match=r"caf.*udce9.*rename the file"):
-        open_storage(environ={}).list(f"file://{tmp_path}")
 
 
 def test_nothing_asks_the_services_of_a_cloud(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -376,17 +231,6 @@ def _all_that_is_said(storage: Storage, operation: str, uri: str, folder: Path) 
     except StorageError as error:
         return f"{error!r} {error} {traceback.format_exc()}"
     return ""
-
-
-@contextmanager
-def _largest_file(size: int) -> Iterator[None]:
-    """No file of this process grows above `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

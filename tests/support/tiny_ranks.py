@@ -1,0 +1,122 @@
+"""Ranks that train a tiny run without Ray, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
+
+from cloister_api.errors import CloisterError
+from support.tiny_run import TinyRun
+
+_PRELOADED = ["deepspeed", "peft", "transformers.models.llama.modeling_llama", "cloister_trainer.train.worker"]
+
+
+@dataclass
+class Ranks:
+    """What a group of ranks left: rank 0's messages, and each rank's end or failure."""
+
+    messages: list[Any] = field(default_factory=list)
+    ends: dict[int, Any] = field(default_factory=dict)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    def end(self) -> Any:
+        """Rank 0's end; raises a rank's failure."""
+        for end in self.ends.values():
+            if isinstance(end, CloisterError):
+                raise end
+        return self.ends[0]
+
+
+def run_ranks(
+    tiny: TinyRun,
+    world_size: int = 1,
+    watch: Callable[[Any, Callable[[str], None]], None] = lambda message, act: None,
+    attempt: int = 1,
+    as_if_large: bool = False,
+) -> Ranks:
+    """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
+
+    `watch` sees each of rank 0's messages; its second argument acts: `stop` asks for a checkpoint and an end, `abort`
+    for stacks and an end, `kill` ends all ranks with SIGKILL, `freeze` stops the last one with SIGSTOP. When a rank
+    ends by itself without a result, the others are killed, as Ray would do.
+    """
+    from support import tiny_rank
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found, request = Ranks(), context.Value("i", 0)
+    pipes, processes = [], []
+    for rank in range(world_size):
+        mine, theirs = context.Pipe(duplex=False)
+        task = tiny_rank.Task(
+            tiny.run.model_dump_json(),
+            tiny.plan.model_dump_json(),
+            str(tiny.scratch),
+            attempt,
+            rank,
+            world_size,
+            port,
+            as_if_large,
+        )
+        process = context.Process(target=tiny_rank.main, args=(task, theirs, request), daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(mine)
+        processes.append(process)
+
+    def act(what: str) -> None:
+        if what in {"stop", "abort"}:
+            request.value = {"stop": 1, "abort": 2}[what]
+        elif what == "kill":
+            for process in processes:
+                process.kill()
+        else:
+            os.kill(processes[-1].pid or 0, signal.SIGSTOP)
+
+    def listen(rank: int) -> None:
+        while True:
+            try:
+                message = pipes[rank].recv()
+            except EOFError:
+                return
+            if isinstance(message, tiny_rank.RankEnd):
+                found.ends[rank] = message.value
+            elif rank == 0:
+                found.messages.append(message)
+                watch(message, act)
+
+    listeners = [threading.Thread(target=listen, args=(rank,)) for rank in range(world_size)]
+    try:
+        for listener in listeners:
+            listener.start()
+        running = list(processes)
+        while running:
+            ended = wait([process.sentinel for process in running])
+            for process in [process for process in running if process.sentinel in ended]:
+                process.join()
+                running.remove(process)
+                if process.exitcode != 0:
+                    for other in running:
+                        other.kill()
+        for listener in listeners:
+            listener.join()
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+    return found
