@@ -2,8 +2,8 @@
 
 `python -m benchmarks.training` runs every contender in a process of its own, one after another, and prints tokens/s,
 peak memory and the ratios. Memory is what all processes of a contender hold together, shared pages counted once (PSS).
-`--quick` measures SmolLM2 in bfloat16 on short rows only; `--settings` picks settings of TRL; more `--rounds` take each
-contender's median.
+`--quick` measures SmolLM2 in bfloat16 on short rows only; `--against own` only our own loop, `all` every setting of
+TRL; more `--rounds` take each contender's median.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Setting:
     precision: str
     steps: int
     rounds: int = 1
-    all_of_trl: bool = False
+    against: str = "best"
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,17 @@ class Contender:
 
 def contenders(setting: Setting) -> list[Contender]:
     """Every loop that is measured in a setting."""
-    variants = TRL_FOR[setting.workload][: None if setting.all_of_trl else 1]
-    return [
+    ours = [
         Contender("cloister", "cloister"),
         Contender("own loop", "own_loop"),
-        Contender("bare HF + PEFT, packed", "bare"),
-        *(Contender(f"TRL {name}", "trl_sft", variant=name) for name in variants),
         Contender("cloister, 2 workers", "cloister", processes=2),
         Contender("own loop, 2 processes", "own_loop", processes=2),
     ]
+    if setting.against == "own":
+        return ours
+    variants = TRL_FOR[setting.workload][: None if setting.against == "all" else 1]
+    others = [Contender(f"TRL {name}", "trl_sft", variant=name) for name in variants]
+    return [*ours, Contender("bare HF + PEFT, packed", "bare"), *others]
 
 
 def measure(contender: Contender, setting: Setting) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def measure(contender: Contender, setting: Setting) -> dict[str, Any]:
     command = [sys.executable, "-m", f"benchmarks.contenders.{contender.module}"]
     distributed = contender.processes > 1 and contender.module == "own_loop"
     if distributed:
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(contender.processes), "--master-port", "0"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        launcher += ["--nproc-per-node", str(contender.processes)]
         command[1:2] = [*launcher, "-m"]
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // contender.processes)
@@ -120,14 +123,16 @@ def compare(setting: Setting, console: Console) -> None:
         ours = speed["cloister, 2 workers" if name.endswith(("2 workers", "2 processes")) else "cloister"]
         table.add_row(name, f"{speed[name]:.0f}", f"{memory[name] / 2**30:.2f} GiB", f"{ours / speed[name]:.2f}")
     console.print(table)
-    trl = [name for name in found if name.startswith("TRL")]
-    best = max(trl, key=speed.__getitem__)
     first = {name: median(result["firstStepSeconds"] for result in found[name]) for name in found if "cloister" in name}
     console.print(
-        f"Against TRL's fastest ({best}): {speed['cloister'] / speed[best]:.2f} x the speed, "
-        f"{memory['cloister'] / memory[best]:.2f} x the memory. Driver to first step: {first['cloister']:.0f} s, "
-        f"with 2 workers {first['cloister, 2 workers']:.0f} s.\n"
+        f"Driver to first step: {first['cloister']:.0f} s, with 2 workers {first['cloister, 2 workers']:.0f} s."
     )
+    if trl := [name for name in found if name.startswith("TRL")]:
+        best = max(trl, key=speed.__getitem__)
+        console.print(
+            f"Against TRL's fastest ({best}): {speed['cloister'] / speed[best]:.2f} x the speed, "
+            f"{memory['cloister'] / memory[best]:.2f} x the memory.\n"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,15 +141,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="SmolLM2, BF16, short rows only")
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each contender (default: 4)")
     parser.add_argument("--rounds", type=int, default=1, help="times that each contender is measured (default: 1)")
-    parser.add_argument("--settings", choices=["best", "all"], default="best", help="settings of TRL (default: best)")
+    parser.add_argument(
+        "--against", choices=["own", "best", "all"], default="best", help="others: none, TRL's best setting, or all"
+    )
     options = parser.parse_args(arguments)
     console = Console(width=110)
     models = {"SmolLM2-135M": smollm2()} if options.quick else {"SmolLM2-135M": smollm2(), "Llama-100M": random_llama()}
     precisions = ["BF16"] if options.quick else ["BF16", "FP32"]
     workloads = ["short"] if options.quick else ["short", "long"]
     for (model, folder), precision, workload in product(models.items(), precisions, workloads):
-        all_of_trl = options.settings == "all"
-        compare(Setting(model, folder, workload, precision, options.steps, options.rounds, all_of_trl), console)
+        compare(Setting(model, folder, workload, precision, options.steps, options.rounds, options.against), console)
 
 
 if __name__ == "__main__":
