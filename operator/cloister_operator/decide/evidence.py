@@ -136,7 +136,7 @@ def step_failure(job: StepJob) -> Failure:
         return said
     if job.failed == "DeadlineExceeded":
         return Failure(FailureReason.DEADLINE_EXCEEDED, f"Job {job.name} took longer than an hour.")
-    if found := pod_failure(job.pods):
+    if found := pod_failure(job.pods[-1:]):
         return found
     return Failure(
         FailureReason.INTERNAL, f"Job {job.name} ended without a message that can be read, so it runs again."

@@ -160,7 +160,7 @@ def stated_license(o: Observation, spec: FineTuneJobSpec) -> Refusal | None:
 def own_output(o: Observation, spec: FineTuneJobSpec) -> Refusal | None:
     """No other live job publishes to the same place. Another namespace's job is not named."""
     for rival in o.rivals:
-        if rival.first:
+        if rival.first and rival.accepted:
             who = f"job {rival.name}" if rival.namespace == o.job.namespace else "a job of another namespace"
             return Refusal(
                 FailureReason.OUTPUT_EXISTS,

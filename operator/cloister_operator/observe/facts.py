@@ -163,6 +163,7 @@ class Rival:
     name: str
     first: bool
     """It was accepted, or made, before this one."""
+    accepted: bool
 
 
 @dataclass(frozen=True)

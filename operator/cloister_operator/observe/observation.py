@@ -131,7 +131,12 @@ def _rivals(objects: Objects) -> tuple[Rival, ...]:
     """Live jobs of any namespace that publish to the same place."""
     own = _output(objects.job)
     return tuple(
-        Rival(text(other, "metadata", "namespace"), reading.name(other), first=_order(other) < _order(objects.job))
+        Rival(
+            namespace=text(other, "metadata", "namespace"),
+            name=reading.name(other),
+            first=_order(other) < _order(objects.job),
+            accepted=bool(text(other, "status", "startTime")),
+        )
         for other in objects.other_jobs
         if reading.uid(other) != reading.uid(objects.job)
         and own
