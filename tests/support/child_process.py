@@ -23,7 +23,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def start_child(
     command: Sequence[str], log: Path, *, folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in `folder`, its output appended to `log`; it is killed when this process ends.
+    """Start `command` in `folder`, its output appended to `log`; it is killed when this thread or process ends.
 
     It has a session of its own: a terminal's Ctrl-C is for whoever uses the program, which may still need it.
     """

@@ -75,7 +75,12 @@ def stamp(moment: datetime) -> str:
 class World:
     """One FineTuneJob, its children, and a clock."""
 
-    def __init__(self, changes: dict[str, Any] | None = None, admin: Settings | None = None) -> None:
+    def __init__(
+        self,
+        changes: dict[str, Any] | None = None,
+        admin: Settings | None = None,
+        job: dict[str, Any] = SMALLEST,
+    ) -> None:
         self.now = START
         self.settings = admin or settings()
         self._numbers = itertools.count(1)
@@ -86,7 +91,7 @@ class World:
         self.ray_installed = True
         self.made: list[str] = []
         """Names of everything that was created, in order."""
-        self.job = job_with(changes or {}, SMALLEST)
+        self.job = job_with(changes or {}, job)
         self.job["metadata"] |= {"uid": self._uid(), "generation": 1, "creationTimestamp": stamp(self.now)}
 
     # the operator

@@ -50,12 +50,12 @@ def _template(job: Job, spec: FineTuneJobSpec, settings: Settings, step: Step) -
     limits = resources(chosen, default)
     main = {
         **container(step.value, settings, env if prepares else signing_env, mounts if prepares else [*mounts, *key]),
-        "command": step_command(step),
+        "command": step_command(step.value),
         "resources": limits,
     }
     check = {
         **container("check", settings, signing_env, [*mounts, *key]),
-        "command": step_command(Step.PUBLISH, "--check"),
+        "command": step_command(Step.PUBLISH.value, "--check"),
         "resources": limits,
     }
     pod: Rendered = {"restartPolicy": "Never"}
