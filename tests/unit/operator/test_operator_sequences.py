@@ -25,6 +25,8 @@ class Story:
         self.random = random.Random(seed)
         self.world = World({"spec.backoffLimit": self.random.choice([0, 1, 3])})
         self.told: list[str] = []
+        self.seen: dict[int, int] = {}
+        """How often the RayJob of an attempt had been made when it was first seen."""
 
     def play(self) -> None:
         for _ in range(LENGTH):
@@ -66,9 +68,11 @@ class Story:
         if world.find("RayJob"):
             assert conditions["Prepared"][0] == "True", "a GPU was taken before prepare had ended"
         assert not {"Complete", "Failed"} <= conditions.keys(), "complete and failed"
-        numbers = [name for name in world.made if name.startswith("RayJob")]
-        assert len(numbers) == len(set(numbers)), "an attempt's number was used twice"
         status = world.status
+        for attempt in status.attempts or []:
+            made = world.made.count(f"RayJob contracts-{attempt.number}")
+            if attempt.start is not None:
+                assert self.seen.setdefault(attempt.number, made) == made, "an attempt's number was used twice"
         if status.phase in FINAL:
             assert (status.phase == "Complete") == (conditions.get("Complete", ("",))[0] == "True")
             assert status.completion_time
