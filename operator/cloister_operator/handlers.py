@@ -71,7 +71,7 @@ class Operator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._open.aclose()
 
-    async def _see(self, event: kopf.RawEvent, param: str, **_: Any) -> None:
+    async def _see(self, event: kopf.RawEvent, param: Any = None, **_: Any) -> None:
         found: Object = event["object"]
         if event["type"] == "DELETED":
             self.store.drop(param, found)

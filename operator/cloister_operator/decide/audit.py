@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cloister_api.status import ConditionType, FineTuneJobStatus, Phase
+from cloister_api.status import FineTuneJobStatus, Phase
 from cloister_operator.observe.facts import Job
 
 VERSION = 1
@@ -26,16 +26,13 @@ def deletion_entry(job: Job, status: FineTuneJobStatus) -> dict[str, Any]:
 
 def _happenings(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[tuple[str, dict[str, Any]]]:
     if old.start_time is None and new.start_time is not None:
-        accepted = any(
-            found.type is ConditionType.ACCEPTED and found.status == "True" for found in new.conditions or []
-        )
-        yield ("accepted" if accepted else "refused"), {"reason": new.reason}
+        yield "accepted", {}
     if new.attempt is not None and new.attempt != old.attempt:
         yield "attempt", {"attempt": new.attempt}
     if new.phase != old.phase and new.phase is Phase.COMPLETE and new.output is not None:
         yield "completed", {"output": new.output.uri, "manifestDigest": new.output.manifest_digest}
-    if new.phase != old.phase and new.phase is Phase.FAILED and old.start_time is not None:
-        yield "failed", {"reason": new.reason}
+    if new.phase != old.phase and new.phase is Phase.FAILED:
+        yield ("refused" if new.start_time is None else "failed"), {"reason": new.reason}
 
 
 def _entry(job: Job, what: str, status: FineTuneJobStatus, details: dict[str, Any]) -> dict[str, Any]:

@@ -60,13 +60,13 @@ def accept(d: Draft, spec: FineTuneJobSpec) -> bool:
         d.wait(Phase.PENDING, ConditionReason.STARTING, "An older job with the same output.uri is being checked first.")
         d.look_again(d.o.now + timedelta(seconds=2))
         return False
-    d.set(start_time=timestamp(d.o.now))
     if refused is not None:
         d.condition(ConditionType.ACCEPTED, False, refused.reason, refused.message)
         d.fail(Failure(refused.reason, refused.message))
         return False
     d.condition(ConditionType.ACCEPTED, True, ConditionReason.ACCEPTED)
     d.set(
+        start_time=timestamp(d.o.now),
         resolved=resolved_spec(d.o.job, spec, d.o.settings).to_api(),
         images=run_settings(d.o.settings).images,
         phase=Phase.PENDING,
@@ -165,7 +165,6 @@ def _unreadable(o: Observation) -> Decision:
     if o.status.phase in FINAL:
         return Decision(o.status)
     if o.status.start_time is None:
-        draft.set(start_time=timestamp(o.now))
         draft.condition(ConditionType.ACCEPTED, False, failure.reason, failure.message)
         draft.fail(failure)
     else:

@@ -25,6 +25,7 @@ from cloister_operator.observe.facts import Observation, RayRun, StepJob
 
 Reason = FailureReason | ConditionReason
 FINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
+MAX_SENTENCE = 4096
 
 
 class Draft:
@@ -64,6 +65,7 @@ class Draft:
 
     def condition(self, kind: ConditionType, value: bool, reason: Reason, message: str = "") -> None:
         """Set a condition; its transition time moves only with its value."""
+        message = message[:MAX_SENTENCE]
         status: Literal["True", "False"] = "True" if value else "False"
         conditions = list(self.status.conditions or [])
         old = next((found for found in conditions if found.type is kind), None)

@@ -17,6 +17,8 @@ IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 BROKEN_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+REPLICA_FAILURE = "ReplicaFailure"
+REFUSED_PODS = frozenset({"FailedCreate", "FailedToCreateHeadPod", "FailedToCreateWorkerPod"})
 LOST_NODE_REASONS = frozenset({"NodeLost", "NodeShutdown", "Terminated", "NodeAffinity"})
 FALSE_FAILURE_REASON = "JobDeploymentStatusTransitionGracePeriodExceeded"
 JOB_NOT_FOUND = "Ray job not found in RayCluster"
@@ -86,21 +88,24 @@ def _by_exit_code(container: Container) -> FailureReason:
     return FailureReason.WORKERS_LOST if container.exit_code in (137, 143) else FailureReason.INTERNAL
 
 
-def obstacle(pods: Sequence[Pod], notices: Sequence[Notice], replica_failure: str, now: datetime) -> Obstacle | None:
+def obstacle(pods: Sequence[Pod], notices: Sequence[Notice]) -> Obstacle | None:
     """Why not all of these pods run, the gravest first."""
     live = [pod for pod in pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
     found = [found for pod in live for found in _pod_obstacles(pod)]
     for kind in (FailureReason, ConditionReason):
         if graver := next((one for one in found if isinstance(one.reason, kind)), None):
             return graver
-    forbidden = [notice for notice in notices if notice.reason in ("FailedCreate", "FailedToCreateHeadPod")]
-    if not live and forbidden:
-        message = f"The cluster refuses the pods: {forbidden[-1].message}"
-        return Obstacle(FailureReason.PODS_FORBIDDEN, message, forbidden[0].first)
-    if replica_failure:
-        since = min((notice.first for notice in notices), default=now)
-        return Obstacle(FailureReason.PODS_FORBIDDEN, f"The cluster refuses a pod: {replica_failure}", since)
-    return None
+    newest = max((pod.created for pod in pods), default=None)
+    refused = [
+        notice
+        for notice in notices
+        if notice.reason == REPLICA_FAILURE
+        or (notice.reason in REFUSED_PODS and not live and (newest is None or notice.last >= newest))
+    ]
+    if not refused:
+        return None
+    message = f"The cluster refuses the pods: {refused[-1].message}"
+    return Obstacle(FailureReason.PODS_FORBIDDEN, message, min(notice.first for notice in refused))
 
 
 def _pod_obstacles(pod: Pod) -> Iterable[Obstacle]:
@@ -160,7 +165,7 @@ def run_failure(run: RayRun, seen: Failure | None) -> Failure:
         return Failure(event.reason, event.message, event.step, event.node)
     if found := pod_failure(run.pods) or seen:
         return found
-    stuck = obstacle(run.pods, run.notices, run.replica_failure, run.created)
+    stuck = obstacle(run.pods, run.notices)
     if stuck and isinstance(stuck.reason, FailureReason):
         return Failure(stuck.reason, stuck.message)
     words = f": {run.message}" if run.message else ""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from cloister_api.reasons import ConditionReason, FailureReason
 
-MAX_MESSAGE = 3000
+MAX_MESSAGE = 2500
+"""Characters of a message before the next step: status holds 4,096."""
 
 NEXT_STEPS: dict[ConditionReason, str] = {
     ConditionReason.PREPARING: "Nothing to do.",

@@ -25,6 +25,7 @@ from cloister_operator.settings import Allowed
 
 MAX_SPEC_BYTES = 400_000
 """The run file lies in a ConfigMap, which holds a megabyte."""
+MAX_MESSAGE = 2500
 PLAIN_RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage"})
 TEXTS = frozenset({("spec", "dataset", "systemPrompt"), ("spec", "model", "chatTemplate", "inline")})
 """Fields that hold text of several lines."""
@@ -41,8 +42,10 @@ class Refusal:
 def refusal(o: Observation) -> Refusal | None:
     """The first reason not to accept the job."""
     if o.job.spec is None:
-        return Refusal(FailureReason.SPEC_INVALID, "; ".join(o.job.problems))
-    return next((found for check in CHECKS if (found := check(o, o.job.spec))), None)
+        found: Refusal | None = Refusal(FailureReason.SPEC_INVALID, "; ".join(o.job.problems))
+    else:
+        found = next((found for check in CHECKS if (found := check(o, o.job.spec))), None)
+    return found and Refusal(found.reason, found.message[:MAX_MESSAGE])
 
 
 def printable_text(_: Observation, spec: FineTuneJobSpec) -> Refusal | None:

@@ -114,7 +114,7 @@ def _watch(d: Draft, step: Step, job: StepJob) -> None:
         if held:
             d.wait(phase, ConditionReason.CPU_QUOTA, f"Job {job.name} waits for quota{words}")
             return
-    stuck = obstacle(job.pods, job.notices, "", d.o.now)
+    stuck = obstacle(job.pods, job.notices)
     said = said_failure(job)
     if stuck and not wait_for(d, phase, stuck.reason, stuck.message, stuck.since):
         d.fail(Failure(FailureReason(stuck.reason), stuck.message))

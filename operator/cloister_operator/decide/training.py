@@ -232,7 +232,7 @@ def _watch(d: Draft, run: RayRun) -> None:
     if run.suspended or (run.workload and not run.workload.reserved):
         _in_queue(d, run, evicted=evicted)
         return
-    stuck = obstacle(run.pods, run.notices, run.replica_failure, d.o.now)
+    stuck = obstacle(run.pods, run.notices)
     if stuck is None:
         ready = sum(pod.ready for pod in run.pods)
         again = " again" if began else ""

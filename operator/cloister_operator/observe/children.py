@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from cloister_operator.names import ATTEMPT_LABEL, Role, Step, attempt_of
 from cloister_operator.observe import reading
-from cloister_operator.observe.facts import Pod, RayRun, StepJob
+from cloister_operator.observe.facts import Notice, Pod, RayRun, StepJob
 from cloister_operator.observe.logs import summarise_log
 from cloister_operator.observe.pods import notices, pod_facts, workload_facts
 from cloister_operator.observe.reading import Object, controlled_by, moment, quoted, text
 
+REPLICA_FAILURE = "ReplicaFailure"
 MANAGED_HERE = "ray.io/kuberay-operator"
 _RAY_ROLES = {"head": Role.HEAD, "worker": Role.WORKER}
 
@@ -92,19 +93,23 @@ def ray_run(objects: Objects, ray_job: Object) -> RayRun | None:
             ),
             default=None,
         ),
-        replica_failure=next(
-            (
-                quoted(reading.condition(found, "ReplicaFailure"), "message")
-                for found in clusters
-                if reading.holds(found, "ReplicaFailure")
-            ),
-            "",
-        ),
         pods=pods,
-        notices=tuple(notice for owner in owners for notice in notices(objects.events, owner)),
+        notices=(
+            *(notice for owner in owners for notice in notices(objects.events, owner)),
+            *(refused for cluster in clusters if (refused := _replica_failure(cluster))),
+        ),
         workload=workload_facts(objects.workloads, uid),
         log=summarise_log(log, job_uid, attempt),
     )
+
+
+def _replica_failure(cluster: Object) -> Notice | None:
+    """KubeRay's condition that a pod cannot be made, while it holds."""
+    if not reading.holds(cluster, REPLICA_FAILURE):
+        return None
+    found = reading.condition(cluster, REPLICA_FAILURE)
+    since = moment(found, "lastTransitionTime") or reading.created(cluster)
+    return Notice(REPLICA_FAILURE, quoted(found, "message"), since, since)
 
 
 def _ray_pods(objects: Objects, clusters: Sequence[Object]) -> list[Pod]:

@@ -129,7 +129,6 @@ class RayRun:
     """The failure event among the last lines that status.message quotes."""
     ended: datetime | None = None
     head_ready: datetime | None = None
-    replica_failure: str = ""
     pods: tuple[Pod, ...] = ()
     notices: tuple[Notice, ...] = ()
     workload: Workload | None = None

@@ -276,3 +276,14 @@ def test_a_published_result_counts_only_after_training() -> None:
     world.settle()
     world.succeed(Step.PREPARE, PUBLISHED)
     assert world.settle().phase == "Preparing"
+
+
+def test_no_text_is_too_long_for_status() -> None:
+    words = "x" * 2700
+    world = World()
+    world.settle()
+    world.refuse(Step.PREPARE, "ModelNotFound", words, exit_code=10)
+    assert len(world.settle().message or "") <= 4096
+    keys = {f"{number}{'y' * 250}": "x" for number in range(16)}
+    world = World({"spec.pods.worker.nodeSelector": keys | {"z\x07": "x"}})
+    assert world.settle().reason == "SpecInvalid"

@@ -125,6 +125,22 @@ def forbidden(minutes: int) -> Callable[[World], Any]:
     return play
 
 
+def workers_forbidden(minutes: int) -> Callable[[World], Any]:
+    """KubeRay could make the head, and not the workers."""
+
+    def play(world: World) -> None:
+        world.prepared()
+        world.pod(world.cluster(), "head")
+        since = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        failure = {"type": "ReplicaFailure", "status": "True", "lastTransitionTime": since, "message": "exceeded quota"}
+        world.cluster()["status"]["conditions"].append(failure)
+        world.ray("", "Initializing")
+        world.settle()
+        world.pass_time(minutes=minutes)
+
+    return play
+
+
 def deny_profile(world: World) -> None:
     world.job["spec"]["distribution"] = {"profile": "other"}
 
@@ -268,6 +284,8 @@ CASES = [
     Case("no image on the head", stuck(10, "head", state=waiting("ErrImagePull")), "Failed", "ImagePullFailed"),
     Case("quota refuses", forbidden(1), "Preparing", "PodsForbidden", "exceeded quota: small"),
     Case("quota refuses for 10 minutes", forbidden(10), "Failed", "PodsForbidden", "exceeded quota: small"),
+    Case("quota refuses workers", workers_forbidden(1), "Queued", "PodsForbidden", "exceeded quota"),
+    Case("quota refuses workers for 10 minutes", workers_forbidden(10), "Failed", "PodsForbidden", "exceeded quota"),
     Case(
         "no node",
         stuck(
