@@ -46,6 +46,7 @@ class Operator:
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch."""
+        kopf.on.login(registry=registry)(kopf.login_via_client)
         kopf.on.startup(registry=registry)(self._start)
         kopf.on.cleanup(registry=registry)(self._stop)
         for kind, (group, version, plural) in WATCHED.items():

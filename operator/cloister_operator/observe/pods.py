@@ -37,9 +37,8 @@ def pod_facts(pod: Object, role: Role, events: Sequence[Object]) -> Pod:
 
 
 def _container(status: Object) -> Container:
-    waiting, ended = part(status, "state", "waiting"), part(status, "state", "terminated")
-    if not ended and waiting:
-        ended = part(status, "lastState", "terminated")
+    waiting = part(status, "state", "waiting")
+    ended = part(status, "state", "terminated") or part(status, "lastState", "terminated")
     exit_code = reading.number(ended, "exitCode")
     return Container(
         name=text(status, "name"),
