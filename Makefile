@@ -37,6 +37,11 @@ generate: setup ## Write the CRD and the reference pages from the API's models
 golden: setup ## Write the children that the operator makes for the jobs in tests/golden/operator
 	@PYTHONPATH=tests $(BIN)/python -m support.operator_golden
 
+SETTINGS ?= operator/manifests/settings.yaml
+.PHONY: run-operator
+run-operator: setup ## Run the operator against the current kubeconfig, with the settings in SETTINGS
+	@$(BIN)/python -m cloister_operator --settings $(SETTINGS)
+
 .PHONY: quickstart
 quickstart: setup ## Fine-tune a small model on this machine, from a manifest to a verified adapter in an S3 store
 	@PYTHONPATH=tests $(BIN)/python scripts/quickstart.py

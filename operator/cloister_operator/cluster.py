@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,6 +70,11 @@ class ClusterError(Exception):
     def gone(self) -> bool:
         """The object, or its whole kind, is not there."""
         return self.status == 404
+
+    @property
+    def refused(self) -> bool:
+        """Admission, a quota or the schema refuses the object: trying again at once gives the same."""
+        return self.status in (400, 403, 422)
 
     @property
     def conflict(self) -> bool:
@@ -164,9 +170,17 @@ class Cluster:
                 verb, path, serialize=False, _request_timeout=TIMEOUT_SECONDS, **parameters
             )
         except DynamicApiError as error:
-            raise ClusterError(error.status, f"{verb} {path}: {error.status} {error.reason}") from None
+            raise ClusterError(error.status, f"{verb} {path}: {error.status} {_words(error)}") from None
         except (OSError, TimeoutError) as error:
             raise ClusterError(0, f"{verb} {path}: {type(error).__name__}") from None
+
+
+def _words(error: DynamicApiError) -> str:
+    """What the API server says, else the name of the status."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)
 
 
 @asynccontextmanager

@@ -43,6 +43,7 @@ class Operator:
         self.store, self.queue = Store(), WorkQueue()
         self._open = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
+        self._reconciler: Reconciler | None = None
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch."""
@@ -61,7 +62,7 @@ class Operator:
         cluster = await self._open.enter_async_context(connect(metrics.count_call))
         for port in self._ports:
             await self._open.enter_async_context(await listen("", port))
-        reconciler = Reconciler(cluster, self.store, self._configuration.settings)
+        reconciler = self._reconciler = Reconciler(cluster, self.store, self._configuration.settings)
         await self._resync(cluster, reconciler)
         self._tasks = [asyncio.create_task(self.queue.run(self._timed(reconciler))) for _ in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._resync_for_ever(cluster, reconciler)))
@@ -76,6 +77,8 @@ class Operator:
         found: Object = event["object"]
         if event["type"] == "DELETED":
             self.store.drop(param, found)
+            if self._reconciler is not None and param == "Pod":
+                self._reconciler.forget(found)
         else:
             self.store.put(param, found)
         if (key := self._job_key(param, found))[1]:

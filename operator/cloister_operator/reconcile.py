@@ -47,14 +47,18 @@ class Reconciler:
         self._cluster, self._store, self._settings, self._clock = cluster, store, settings, clock
         self.ray_installed = True
         self._log_read: dict[str, tuple[datetime, str]] = {}
+        self._refused: dict[Key, dict[str, str]] = {}
 
     async def __call__(self, key: Key) -> float | None:
         """Look at a job once. Returns after how many seconds to look again."""
         jobs = self._store.of("FineTuneJob", key)
         if not jobs:
+            self._refused.pop(key, None)
             return await self._leave(key[0])
-        job = jobs[0]
+        job = max(jobs, key=reading.created)
         await self._know_foundation(job)
+        if not self.ray_installed:
+            self.ray_installed = await self._cluster.list("RayJob", key[0]) is not None
         try:
             seen = observe(await self._objects(key, job), self._settings, self._clock())
         except UnreadableStatusError as error:
@@ -96,6 +100,7 @@ class Reconciler:
             logs=await self._logs(namespace, ray_jobs, pods),
             other_jobs=[] if accepted else store.all("FineTuneJob"),
             ray_installed=self.ray_installed,
+            refused=self._refused.get(key, {}),
         )
 
     async def _know_foundation(self, job: Object) -> None:
@@ -192,19 +197,26 @@ class Reconciler:
         if isinstance(action, Apply):
             self._store.put(kind, await self._cluster.apply(action.object))
         elif isinstance(action, Create):
-            await self._create(kind, namespace, action)
+            await self._create(kind, (namespace, reading.name(job)), action)
 
-    async def _create(self, kind: str, namespace: str, action: Create) -> None:
+    def forget(self, pod: Object) -> None:
+        """A pod is gone, and so is its log."""
+        self._log_read.pop(reading.uid(pod), None)
+
+    async def _create(self, kind: str, key: Key, action: Create) -> None:
+        name = action.object["metadata"]["name"]
         try:
             self._store.put(kind, await self._cluster.create(action.object))
+            self._refused.pop(key, None)
         except ClusterError as error:
             if error.gone and kind == "RayJob":
                 self.ray_installed = False
                 return
+            if error.refused:
+                self._refused.setdefault(key, {})[name] = str(error)
             if not error.conflict:
                 raise
-            name = action.object["metadata"]["name"]
-            found = await self._cluster.get(kind, namespace, name)
+            found = await self._cluster.get(kind, key[0], name)
             if found is not None:
                 self._remember(kind, found, self._store.key(kind, action.object))
             raise StaleError(f"{kind} {name} is there already") from None

@@ -89,6 +89,7 @@ class World:
         self.events: list[dict[str, Any]] = []
         self.other_jobs: list[dict[str, Any]] = []
         self.ray_installed = True
+        self.refused: dict[str, str] = {}
         self.made: list[str] = []
         """Names of everything that was created, in order."""
         self.job = job_with(changes or {}, job)
@@ -115,6 +116,7 @@ class World:
                 logs=self.logs,
                 other_jobs=[*self.other_jobs, self.job],
                 ray_installed=self.ray_installed,
+                refused=self.refused,
             ),
             self.settings,
             self.now,
@@ -156,7 +158,7 @@ class World:
             return
         rendered = copy.deepcopy(action.object)
         key = (rendered["kind"], rendered["metadata"]["name"])
-        if isinstance(action, Create) and key in self.objects:
+        if isinstance(action, Create) and (key in self.objects or key[1] in self.refused):
             return
         assert isinstance(action, Create | Apply)
         assert "deletionTimestamp" not in self.job["metadata"], "made after deletion"

@@ -145,9 +145,12 @@ class Draft:
             self.fail(Failure(FailureReason.NAME_CONFLICT, message))
         return False
 
-    def create(self, rendered: dict[str, Any]) -> None:
-        """Make a Job or RayJob."""
+    def create(self, rendered: dict[str, Any], phase: Phase) -> None:
+        """Make a Job or RayJob; where the API server refused it before, say so and try again."""
         self.actions.append(Create(rendered))
+        name = rendered["metadata"]["name"]
+        if name in self.o.refused:
+            self.wait(phase, FailureReason.PODS_FORBIDDEN, f"The cluster refuses {name}: {self.o.refused[name]}")
 
     def delete(self, child: StepJob | RayRun) -> None:
         """Delete a Job or RayJob with its pods, unless it is going away already."""

@@ -31,8 +31,8 @@ def run_step(d: Draft, step: Step, read: Callable[[Mapping[str, Any]], Result | 
         if stops:
             suspend(d)
         elif d.may_create("Job", step_name(d.o.job.name, step), phase):
-            d.create(step_job_object(d.o.job, d.spec, d.o.settings, step, d.status.retries or 0))
             d.advance(phase)
+            d.create(step_job_object(d.o.job, d.spec, d.o.settings, step, d.status.retries or 0), phase)
         return None
     if job.complete and not job.deleting and (found := _result(job, step, read)) is not None:
         d.active(False, job.ended)

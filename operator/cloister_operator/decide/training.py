@@ -204,8 +204,8 @@ def _create(d: Draft, number: int) -> None:
         message = f"The administrator's settings have no profile {d.spec.distribution.profile} any more."
         d.wait(Phase.QUEUED, FailureReason.POLICY_DENIED, message)
         return
-    d.create(ray_job(d.o.job, d.spec, d.o.settings, number))
     d.wait(Phase.QUEUED, ConditionReason.STARTING, f"Attempt {number} is being started.")
+    d.create(ray_job(d.o.job, d.spec, d.o.settings, number), Phase.QUEUED)
 
 
 def _watch(d: Draft, run: RayRun) -> None:

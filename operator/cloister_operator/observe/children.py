@@ -35,6 +35,8 @@ class Objects:
     other_jobs: Sequence[Object] = ()
     """FineTuneJobs of all namespaces."""
     ray_installed: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """What the API server last said against a child, by the child's name."""
 
 
 def step_job(objects: Objects, job: Object, step: Step) -> StepJob:

@@ -201,6 +201,8 @@ class Observation:
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The spec of each of the job's NetworkPolicies, and of the namespace's, by name."""
     ray_installed: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """What the API server last said against a child, by the child's name."""
 
     def run(self, attempt: int) -> RayRun | None:
         """The RayJob of an attempt."""

@@ -60,6 +60,7 @@ def observe(objects: Objects, settings: Settings, now: datetime) -> Observation:
         run_file=any(reading.name(found) == run_file_name(name) for found in _own(objects.config_maps, uid)),
         policies={reading.name(found): part(found, "spec") for found in own_policies},
         ray_installed=objects.ray_installed,
+        refused={child: reading.quoted({"words": words}, "words") for child, words in objects.refused.items()},
     )
 
 

@@ -141,6 +141,10 @@ def workers_forbidden(minutes: int) -> Callable[[World], Any]:
     return play
 
 
+def refused_by_admission(world: World) -> None:
+    world.refused["contracts-prepare"] = "admission webhook denied the request: no Jobs on Sundays"
+
+
 def deny_profile(world: World) -> None:
     world.job["spec"]["distribution"] = {"profile": "other"}
 
@@ -284,6 +288,7 @@ CASES = [
     Case("no image on the head", stuck(10, "head", state=waiting("ErrImagePull")), "Failed", "ImagePullFailed"),
     Case("quota refuses", forbidden(1), "Preparing", "PodsForbidden", "exceeded quota: small"),
     Case("quota refuses for 10 minutes", forbidden(10), "Failed", "PodsForbidden", "exceeded quota: small"),
+    Case("admission refuses", refused_by_admission, "Preparing", "PodsForbidden", "no Jobs on Sundays"),
     Case("quota refuses workers", workers_forbidden(1), "Queued", "PodsForbidden", "exceeded quota"),
     Case("quota refuses workers for 10 minutes", workers_forbidden(10), "Failed", "PodsForbidden", "exceeded quota"),
     Case(

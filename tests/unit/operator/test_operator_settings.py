@@ -60,3 +60,8 @@ def test_the_environment_names_the_file_and_the_namespace(tmp_path: Path) -> Non
 def test_a_file_that_is_not_there_says_how_to_name_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="CLOISTER_SETTINGS"):
         load_configuration({"CLOISTER_SETTINGS": str(tmp_path / "none.yaml")})
+
+
+def test_the_settings_that_are_shipped_can_be_used() -> None:
+    path = Path(__file__).resolve().parents[3] / "operator/manifests/settings.yaml"
+    assert parse_settings(path.read_text(), str(path)).profiles["default"].gpu_memory == "80Gi"
