@@ -88,6 +88,7 @@ class World:
         self.logs: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self.other_jobs: list[dict[str, Any]] = []
+        self._read: tuple[Any, FineTuneJobStatus] = ({}, FineTuneJobStatus())
         self.ray_installed = True
         self.refused: dict[str, str] = {}
         self.made: list[str] = []
@@ -190,7 +191,10 @@ class World:
     @property
     def status(self) -> FineTuneJobStatus:
         """The stored status."""
-        return FineTuneJobStatus.model_validate(self.job.get("status", {}))
+        stored = self.job.get("status", {})
+        if self._read[0] is not stored:
+            self._read = stored, FineTuneJobStatus.model_validate(stored)
+        return self._read[1]
 
     def conditions(self) -> dict[str, tuple[str, str]]:
         """Status and reason of every condition."""

@@ -34,7 +34,7 @@ class Story:
             self.told.append(happening.__name__)
             happening(self)
             self.check()
-        for _ in range(200):
+        for _ in range(10):
             self.decide_all()
             self.world.collect()
             self.check()
