@@ -150,7 +150,8 @@ class Cluster:
         query = [("container", container), ("tailLines", str(LOG_LINES))]
         path = KINDS["Pod"].path(namespace, pod, "log")
         try:
-            response = await self._request("get", "Pod", path, {"query_params": query})
+            accept = {"Accept": "*/*"}
+            response = await self._request("get", "Pod", path, {"query_params": query, "header_params": accept})
             return str(await response.text(errors="replace"))
         except ClusterError as error:
             if error.status in (400, 404):

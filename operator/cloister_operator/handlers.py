@@ -9,17 +9,22 @@ from typing import Any
 
 import kopf
 
+from cloister_api.status import FineTuneJobStatus
 from cloister_operator import metrics
 from cloister_operator.cluster import Cluster, ClusterError, connect
+from cloister_operator.decide.audit import deletion_entry
 from cloister_operator.listeners import listen
+from cloister_operator.logs import FIELDS
 from cloister_operator.names import JOB_LABEL, MANAGED_BY_LABEL, MANAGER
 from cloister_operator.observe import reading
+from cloister_operator.observe.observation import UnreadableStatusError, job_of, status_of
 from cloister_operator.reconcile import Reconciler
 from cloister_operator.settings_file import Configuration
 from cloister_operator.store import Key, Object, Store
 from cloister_operator.work_queue import WorkQueue
 
 RESYNC_SECONDS = 300.0
+COUNT_SECONDS = 15.0
 WORKERS = 8
 WATCHED = {
     "FineTuneJob": ("cloister.dev", "v1alpha1", "finetunejobs"),
@@ -66,6 +71,7 @@ class Operator:
         await self._resync(cluster, reconciler)
         self._tasks = [asyncio.create_task(self.queue.run(self._timed(reconciler))) for _ in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._resync_for_ever(cluster, reconciler)))
+        self._tasks.append(asyncio.create_task(self._count_for_ever()))
 
     async def _stop(self, **_: Any) -> None:
         for task in self._tasks:
@@ -79,6 +85,8 @@ class Operator:
             self.store.drop(param, found)
             if self._reconciler is not None and param == "Pod":
                 self._reconciler.forget(found)
+            if param == "FineTuneJob":
+                _tell_deletion(found)
         else:
             self.store.put(param, found)
         if (key := self._job_key(param, found))[1]:
@@ -104,6 +112,11 @@ class Operator:
 
         return work
 
+    async def _count_for_ever(self) -> None:
+        while True:
+            metrics.count_jobs(self.store.all("FineTuneJob"))
+            await asyncio.sleep(COUNT_SECONDS)
+
     async def _resync_for_ever(self, cluster: Cluster, reconciler: Reconciler) -> None:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
@@ -128,4 +141,11 @@ class Operator:
         for key in lost:
             if key[1]:
                 self.queue.add(key)
-        metrics.count_jobs(self.store.all("FineTuneJob"))
+
+
+def _tell_deletion(job: Object) -> None:
+    try:
+        entry = deletion_entry(job_of(job), status_of(job))
+    except UnreadableStatusError:
+        entry = deletion_entry(job_of(job), FineTuneJobStatus())
+    log.info("deleted %s/%s", entry["namespace"], entry["name"], extra={FIELDS: entry})

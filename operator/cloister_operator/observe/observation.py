@@ -51,8 +51,8 @@ def observe(objects: Objects, settings: Settings, now: datetime) -> Observation:
     return Observation(
         now=now,
         settings=settings,
-        job=_job(job),
-        status=_status(job),
+        job=job_of(job),
+        status=status_of(job),
         steps=steps,
         runs=tuple(sorted(runs, key=lambda run: run.attempt)),
         strangers=_strangers(objects),
@@ -68,7 +68,8 @@ def _own(objects: Sequence[Object], uid: str) -> list[Object]:
     return reading.controlled_by(objects, uid)
 
 
-def _job(job: Object) -> Job:
+def job_of(job: Object) -> Job:
+    """The FineTuneJob itself."""
     found = check_job(job)
     problems = found if isinstance(found, list) else []
     return Job(
@@ -85,7 +86,8 @@ def _job(job: Object) -> Job:
     )
 
 
-def _status(job: Object) -> FineTuneJobStatus:
+def status_of(job: Object) -> FineTuneJobStatus:
+    """What the operator wrote before. Raises UnreadableStatusError."""
     found = checked(FineTuneJobStatus, dict(part(job, "status")))
     if isinstance(found, list):
         raise UnreadableStatusError(f"status.{found[0]}")
