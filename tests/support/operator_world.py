@@ -91,10 +91,12 @@ class World:
         self._read: tuple[Any, FineTuneJobStatus] = ({}, FineTuneJobStatus())
         self.ray_installed = True
         self.refused: dict[str, str] = {}
+        self.version = 0
         self.made: list[str] = []
         """Names of everything that was created, in order."""
         self.job = job_with(changes or {}, job)
         self.job["metadata"] |= {"uid": self._uid(), "generation": 1, "creationTimestamp": stamp(self.now)}
+        self.bump(self.job)
 
     # the operator
 
@@ -152,6 +154,16 @@ class World:
         assert merged == new
         self.job["status"] = merged
 
+    def patch_status(self, patch: dict[str, Any]) -> None:
+        """Write a status as the API server does."""
+        self.job["status"] = json.loads(json.dumps(_merged(self.job.get("status", {}), patch)))
+        self.bump(self.job)
+
+    def bump(self, found: dict[str, Any]) -> None:
+        """An object was written: it has a new version."""
+        self.version += 1
+        found["metadata"]["resourceVersion"] = str(self.version)
+
     def act(self, action: Action) -> None:
         """Do what a decision asks for, as the API server would."""
         if isinstance(action, Delete):
@@ -167,12 +179,14 @@ class World:
         if key not in self.objects:
             self.made.append(f"{key[0]} {key[1]}")
         self.objects[key] = rendered
+        self.bump(rendered)
 
     def delete(self, action: Delete) -> None:
         """Mark for deletion, if the UID is still the same."""
         found = self.job if action.kind == "FineTuneJob" else self.objects.get((action.kind, action.name))
         if found is not None and found["metadata"]["uid"] == action.uid:
             found["metadata"].setdefault("deletionTimestamp", stamp(self.now))
+            self.bump(found)
 
     def collect(self) -> None:
         """The garbage collector: what is being deleted goes, with all that it controls."""
@@ -224,6 +238,7 @@ class World:
         """Somebody edits the spec."""
         self.job = job_with({f"spec.{path}": value}, self.job)
         self.job["metadata"]["generation"] += 1
+        self.bump(self.job)
 
     def add(self, kind: str, name: str, owner: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
         """An object that somebody else made."""
@@ -235,6 +250,7 @@ class World:
             metadata["ownerReferences"] = [{**reference, "apiVersion": api_version, "controller": True}]
         found = {"kind": kind, "metadata": metadata, **fields}
         self.objects[kind, name] = found
+        self.bump(found)
         return found
 
     def pod(
