@@ -56,11 +56,13 @@ class Reconciler:
             self._refused.pop(key, None)
             return await self._leave(key[0])
         job = max(jobs, key=reading.created)
-        await self._know_foundation(job)
+        if not reading.deleting(job) and reading.text(job, "status", "phase") not in FINAL:
+            await self._know_foundation(job)
+        departed = self._store.departed(key)
         if not self.ray_installed:
             self.ray_installed = await self._cluster.list("RayJob", key[0]) is not None
         try:
-            seen = observe(await self._objects(key, job), self._settings, self._clock())
+            seen = observe(await self._objects(key, job, departed), self._settings, self._clock())
         except UnreadableStatusError as error:
             await self._tell(job, Event("Warning", "Internal", f"The job is left alone: {error}."))
             return None
@@ -70,6 +72,7 @@ class Reconciler:
             job = await self._write_status(job, patch)
             for entry in audit_entries(seen.job, seen.status, decision.status):
                 log.info("%s %s/%s", entry["what"], *key, extra={FIELDS: entry})
+        self._store.looked_at(key, departed)
         for action in decision.actions:
             await self._act(job, action)
         for event in decision.events:
@@ -79,9 +82,9 @@ class Reconciler:
             waits.append(PROGRESS_SECONDS)
         return max(0.5, min(waits)) if waits else None
 
-    async def _objects(self, key: Key, job: Object) -> Objects:
+    async def _objects(self, key: Key, job: Object, departed: list[Object]) -> Objects:
         store = self._store
-        ray_jobs, jobs, pods = store.of("RayJob", key), store.of("Job", key), store.of("Pod", key)
+        ray_jobs, jobs, pods = store.of("RayJob", key), store.of("Job", key), [*store.of("Pod", key), *departed]
         jobs += await self._submitter_jobs(ray_jobs, pods, jobs)
         clusters = store.of("RayCluster", key)
         namespace = key[0]
@@ -139,14 +142,13 @@ class Reconciler:
 
     async def _events(self, namespace: str, owners: list[Object], pods: list[Object]) -> list[Object]:
         """Warning Events about what has no pod, or a pod that does not start."""
-        about = [found for found in owners if not reading.controlled_by(pods, reading.uid(found))]
+        about = [found for found in owners if _has_no_pod_yet(found, pods)]
         about += [pod for pod in pods if reading.text(pod, "status", "phase") == "Pending"]
         found: list[Object] = []
         for each in about:
-            if not reading.parts(each, "status", "conditions") or reading.text(each, "status", "phase") == "Pending":
-                selector = f"involvedObject.uid={reading.uid(each)},type=Warning"
-                listing = await self._cluster.list("Event", namespace, field_selector=selector)
-                found += listing.items if listing else []
+            selector = f"involvedObject.uid={reading.uid(each)},type=Warning"
+            listing = await self._cluster.list("Event", namespace, field_selector=selector)
+            found += listing.items if listing else []
         return found
 
     async def _logs(self, namespace: str, ray_jobs: list[Object], pods: list[Object]) -> dict[str, str]:
@@ -265,3 +267,9 @@ class Reconciler:
             await self._cluster.create(body)
         except ClusterError as error:
             log.warning("an Event was not told: %s", error)
+
+
+def _has_no_pod_yet(found: Object, pods: list[Object]) -> bool:
+    ended = reading.holds(found, "Complete") or reading.holds(found, "Failed")
+    waits = ended or reading.flag(found, "spec", "suspend") or reading.deleting(found)
+    return not waits and not reading.controlled_by(pods, reading.uid(found))

@@ -9,6 +9,8 @@ from typing import Any
 from cloister_operator.names import JOB_LABEL
 from cloister_operator.observe import reading
 
+MAX_DEPARTED = 32
+
 Object = Mapping[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a job."""
@@ -20,6 +22,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
         self._by_key: dict[str, dict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._departed: dict[Key, list[Object]] = defaultdict(list)
 
     def put(self, kind: str, found: Object) -> None:
         """An object was seen; an older version than the known one is ignored."""
@@ -35,9 +38,23 @@ class Store:
         self._by_key[kind][key].add(reading.uid(found))
 
     def drop(self, kind: str, found: Object) -> None:
-        """An object is gone."""
+        """An object is gone. A pod that failed is kept until its job was looked at: KubeRay deletes it at once."""
+        key = self.key(kind, found)
         self._objects[kind].pop(reading.uid(found), None)
-        self._by_key[kind][self.key(kind, found)].discard(reading.uid(found))
+        self._by_key[kind][key].discard(reading.uid(found))
+        if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
+            metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
+            self._departed[key] = [*self._departed[key], {**found, "metadata": metadata}][-MAX_DEPARTED:]
+
+    def departed(self, key: Key) -> list[Object]:
+        """Failed pods of a job that are gone already."""
+        return list(self._departed.get(key, ()))
+
+    def looked_at(self, key: Key, departed: list[Object]) -> None:
+        """What these pods showed is in status now."""
+        left = [pod for pod in self._departed.pop(key, []) if pod not in departed]
+        if left:
+            self._departed[key] = left
 
     def replace(self, kind: str, found: Iterable[Object], version: int) -> set[Key]:
         """A list of the kind: what is older and not in it is gone. Returns the jobs of what was gone."""

@@ -6,8 +6,11 @@ import asyncio
 from typing import Any
 
 from cloister_operator.listeners import listen
+from cloister_operator.reconcile import Reconciler
 from cloister_operator.store import Key, Store
 from cloister_operator.work_queue import WorkQueue
+from support.memory_cluster import KINDS, MemoryCluster
+from support.operator_world import World
 
 A, B = ("legal", "a"), ("legal", "b")
 
@@ -36,6 +39,37 @@ def test_an_older_version_changes_nothing() -> None:
     assert (uids(store, A), uids(store, B)) == (["x"], [])
     store.drop("Pod", seen("x", 8))
     assert uids(store) == []
+
+
+def test_what_a_pod_showed_is_kept_until_its_job_was_looked_at() -> None:
+    """KubeRay deletes a failed pod within a second; its last words come with the deletion."""
+    world = World()
+    world.prepared()
+    world.running()
+    world.settle()
+    state = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    pod = world.pod(world.cluster(), "worker", phase="Failed", state=state, node="node-7")
+    pod["metadata"]["labels"]["cloister.dev/job"] = "contracts"
+    del world.objects["Pod", pod["metadata"]["name"]]
+    store, cluster = Store(), MemoryCluster(world)
+    load(store, cluster)
+    key = ("legal", "contracts")
+    store.drop("Pod", pod)
+    reconciler = Reconciler(cluster, store, world.settings, clock=lambda: world.now)
+    asyncio.run(reconciler(key))
+    (attempt,) = world.status.attempts or []
+    assert (attempt.reason, attempt.node) == ("OutOfMemory", "node-7")
+    assert store.departed(key) == []
+
+
+def load(store: Store, cluster: MemoryCluster) -> None:
+    for kind in ("FineTuneJob", *KINDS):
+        listing = asyncio.run(cluster.list(kind, None))
+        assert listing is not None
+        for found in listing.items:
+            if kind in ("Pod", "RayCluster"):
+                found["metadata"].setdefault("labels", {})["cloister.dev/job"] = "contracts"
+        store.replace(kind, listing.items, listing.version)
 
 
 def test_a_job_is_looked_at_once_however_often_it_is_added_and_never_twice_at_a_time() -> None:
