@@ -100,7 +100,8 @@ def prepare(d: Draft, spec: FineTuneJobSpec) -> bool:
         return True
     found = run_step(d, Step.PREPARE, read_prepared)
     if found is None:
-        return _within_deadline(d, spec) and False
+        keep_deadline(d, spec)
+        return False
     d.set(plan=found.plan, license=found.license, retries=0, storage_unavailable_since=None)
     d.condition(ConditionType.PREPARED, True, ConditionReason.PREPARED)
     _note_egress(d, spec, found.egress)
@@ -115,7 +116,10 @@ def train_or_wait(d: Draft, spec: FineTuneJobSpec) -> bool:
     """Train until an adapter is staged."""
     if not is_trained(d):
         train(d)
-    return is_trained(d) or (_within_deadline(d, spec) and False)
+    if is_trained(d):
+        return True
+    keep_deadline(d, spec)
+    return False
 
 
 def publish(d: Draft, spec: FineTuneJobSpec) -> bool:
@@ -129,20 +133,18 @@ def publish(d: Draft, spec: FineTuneJobSpec) -> bool:
     return False
 
 
-def _within_deadline(d: Draft, spec: FineTuneJobSpec) -> bool:
-    """Whether preparing and training have time left; otherwise the job has failed now."""
+def keep_deadline(d: Draft, spec: FineTuneJobSpec) -> None:
+    """Fail the job when preparing and training have no time left; queueing does not count."""
     limit = spec.active_deadline_seconds
     if limit is None or d.status.phase in FINAL:
-        return True
+        return
     left = limit - d.active_seconds()
     if left <= 0:
         message = f"Preparing and training took {d.active_seconds()} s, and spec.activeDeadlineSeconds is {limit}."
         d.actions = [action for action in d.actions if isinstance(action, Delete)]
         d.fail(Failure(FailureReason.DEADLINE_EXCEEDED, message))
-        return False
-    if d.status.active_since is not None:
+    elif d.status.active_since is not None:
         d.look_again(d.o.now + timedelta(seconds=left))
-    return True
 
 
 def _note_egress(d: Draft, spec: FineTuneJobSpec, proof: EgressProof) -> None:

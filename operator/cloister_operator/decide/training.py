@@ -27,7 +27,7 @@ STAGED = ConditionReason.COMPLETE.value
 class Outcome(Enum):
     """How a run ended, besides failures."""
 
-    STAGED = "staged"
+    STAGED = "the adapter is staged"
 
 
 def is_trained(d: Draft) -> bool:
@@ -106,7 +106,7 @@ def _without_run(d: Draft, attempt: Attempt) -> None:
     elif d.spec.suspend:
         _close(d, ConditionReason.SUSPENDED.value)
         suspend(d)
-    else:
+    elif _may_start(d, attempt.number):
         _create(d, attempt.number)
 
 
@@ -180,30 +180,28 @@ def _begin(d: Draft) -> None:
     if d.spec.hold is Hold.BEFORE_TRAINING and not d.status.attempts:
         d.wait(Phase.HELD, ConditionReason.HELD, "The plan is ready, and spec.hold is BeforeTraining.")
         return
-    if not d.o.ray_installed:
-        d.wait(Phase.QUEUED, FailureReason.KUBE_RAY_MISSING, "This cluster has no RayJobs (ray.io/v1).")
-        d.look_again(d.o.now + timedelta(minutes=1))
-        return
-    profile = d.spec.distribution.profile
-    if profile not in d.o.settings.profiles:
-        message = f"The administrator's settings have no profile {profile} any more. It goes on when they do."
-        d.wait(Phase.QUEUED, FailureReason.POLICY_DENIED, message)
-        d.look_again(d.o.now + timedelta(minutes=1))
-        return
     number = (d.status.attempt or 0) + 1
-    if d.may_create("RayJob", ray_job_name(d.o.job.name, number), Phase.QUEUED):
+    if _may_start(d, number):
         d.set(attempt=number, attempts=[*(d.status.attempts or []), Attempt(number=number)][-KEPT_ATTEMPTS:])
         _create(d, number)
 
 
+def _may_start(d: Draft, number: int) -> bool:
+    """Whether the cluster, the administrator and the names allow the attempt's RayJob now."""
+    profile = d.spec.distribution.profile
+    if not d.o.ray_installed:
+        d.wait(Phase.QUEUED, FailureReason.KUBE_RAY_MISSING, "This cluster has no RayJobs (ray.io/v1).")
+    elif profile not in d.o.settings.profiles:
+        message = f"The administrator's settings have no profile {profile} any more. It goes on when they do."
+        d.wait(Phase.QUEUED, FailureReason.POLICY_DENIED, message)
+    else:
+        return d.may_create("RayJob", ray_job_name(d.o.job.name, number), Phase.QUEUED)
+    d.look_again(d.o.now + timedelta(minutes=1))
+    return False
+
+
 def _create(d: Draft, number: int) -> None:
     """The attempt is in status before its RayJob exists, so that its number is never used again."""
-    if not d.may_create("RayJob", ray_job_name(d.o.job.name, number), Phase.QUEUED):
-        return
-    if d.spec.distribution.profile not in d.o.settings.profiles:
-        message = f"The administrator's settings have no profile {d.spec.distribution.profile} any more."
-        d.wait(Phase.QUEUED, FailureReason.POLICY_DENIED, message)
-        return
     d.wait(Phase.QUEUED, ConditionReason.STARTING, f"Attempt {number} is being started.")
     d.create(ray_job(d.o.job, d.spec, d.o.settings, number), Phase.QUEUED)
 
@@ -234,7 +232,7 @@ def _watch(d: Draft, run: RayRun) -> None:
         return
     stuck = obstacle(run.pods, run.notices)
     if stuck is None:
-        ready = sum(pod.ready for pod in run.pods)
+        ready = sum(pod.ready for pod in run.pods if pod.role is not Role.SUBMITTER)
         again = " again" if began else ""
         message = (
             f"Attempt {run.attempt} starts{again}: {ready} of {d.spec.distribution.workers + 1} Ray pods are ready."
