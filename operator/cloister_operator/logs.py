@@ -34,3 +34,4 @@ def configure_logging(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # one line for every event of every pod
