@@ -46,7 +46,7 @@ class Api:
         self._headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
         if "client-certificate-data" in user:
             _load_client_certificate(context, user)
-        self._server = cluster["server"]
+        self.server: str = cluster["server"]
         self._pool = urllib3.PoolManager(ssl_context=context, retries=False, maxsize=8)
 
     def __enter__(self) -> Self:
@@ -67,7 +67,7 @@ class Api:
         """What the server answers: JSON as an object, anything else as text. ApiError when it refuses."""
         answer = self._pool.request(
             method,
-            self._server + path,
+            self.server + path,
             body=None if body is None else json.dumps(body),
             headers=self._headers | {"Content-Type": content_type, "Accept": "application/json"},
             timeout=30.0,

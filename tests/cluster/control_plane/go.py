@@ -30,8 +30,8 @@ def go_command() -> Path:
 
 
 def go_environment() -> dict[str, str]:
-    """The environment for `go`: no other toolchain is fetched, modules stay as pinned, two compilers at once."""
-    flags = f"{os.environ.get('GOFLAGS', '')} -mod=readonly -buildvcs=false -p=2".strip()
+    """The environment for `go`: no other toolchain is fetched, and modules stay as they are pinned."""
+    flags = f"{os.environ.get('GOFLAGS', '')} -mod=readonly -buildvcs=false".strip()
     return os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": flags, "GOWORK": "off"}
 
 
@@ -45,7 +45,7 @@ def _in_package() -> Path | None:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    return next((Path(str(file.locate())).resolve() for file in files if file.parts[-2:] == ("bin", "go")), None)
+    return next((Path(str(file.locate())).resolve() for file in files if file.parts[-3:] == ("go", "bin", "go")), None)
 
 
 def _version(go: Path) -> tuple[int, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -37,3 +40,17 @@ def _is_served(cluster: Cluster, name: str) -> bool:
     group = f"apis/{crd['spec']['group']}/{crd['spec']['versions'][0]['name']}"
     resources = {resource["name"] for resource in cluster.api.get(f"/{group}")["resources"]}
     return crd["spec"]["names"]["plural"] in resources and group in cluster.api.get("/openapi/v3")["paths"]
+
+
+def apply_with_namespace(cluster: Cluster, folder: Path, namespace: str, prefix: str = "") -> None:
+    """Apply a project's kustomization in a namespace made for it, with a prefix to every name."""
+    cluster.api.apply(
+        f"/api/v1/namespaces/{namespace}",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        "cloister-tests",
+    )
+    with tempfile.TemporaryDirectory(prefix="cloister-kustomize-") as name:
+        relative = os.path.relpath(folder, name)  # kustomize takes no absolute path
+        overlay = {"namespace": namespace, "namePrefix": prefix, "resources": [relative]}
+        (Path(name) / "kustomization.yaml").write_text(json.dumps(overlay))
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", name)

@@ -26,7 +26,7 @@ CLIENT_RATE = ["--kube-api-qps=200", "--kube-api-burst=400"]
 
 
 class ControlPlane(Cluster):
-    """One control plane with all its data in a folder of its own, deleted at the end unless `folder` is given.
+    """One control plane with all its data in a folder of its own, deleted at the end; in a given folder the logs stay.
 
     Every program is a child of this process, dies with it, and is stopped by its pid.
     """
@@ -34,6 +34,7 @@ class ControlPlane(Cluster):
     def __init__(self, folder: Path | None = None) -> None:
         self._temporary = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="cloister-control-plane-"))
+        self.logs = self.folder / "logs"
         super().__init__(self.folder / "admin.kubeconfig")
         self.programs: list[Program] = []
         self._authority = Authority("cloister-test-ca")
@@ -63,14 +64,19 @@ class ControlPlane(Cluster):
         raise AssertionError("unreachable")
 
     def stop(self) -> None:
-        """Kill all programs, newest first, and delete a temporary folder. May be called twice."""
+        """Kill all programs, newest first, and delete their data. May be called twice."""
         self._kill_all()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self.folder.glob("*"):
+            if path.is_dir() and path != self.logs:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
+                path.unlink()
 
     def run(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Program:
         """Start one more program, to be stopped with the others."""
-        started = Program(name, command, self.folder / "logs", environment)
+        started = Program(name, command, self.logs, environment)
         self.programs.append(started)
         started.start()
         return started
@@ -85,7 +91,9 @@ class ControlPlane(Cluster):
 
     def wait_for_port(self, started: Program, url: str, timeout_s: float = 60.0) -> None:
         """Wait until a program answers 200 at a URL of its own; RuntimeError when it ended or never does."""
-        with urllib3.PoolManager(retries=False, ca_certs=str(self.folder / "ca.crt")) as pool:
+        certificate, key = (str(file) for file in self._harness)
+        ca = str(self.folder / "ca.crt")
+        with urllib3.PoolManager(retries=False, ca_certs=ca, cert_file=certificate, key_file=key) as pool:
             self._wait_for(lambda: pool.request("GET", url, timeout=2.0).status == 200, started, timeout_s)
 
     def user_kubeconfig(self, name: str, group: str | None = None) -> Path:
@@ -102,6 +110,7 @@ class ControlPlane(Cluster):
         etcd, peer, secure, manager, scheduler = free_ports(5)
         self._cluster_entry = cluster_entry(f"https://{HOST}:{secure}", self._authority.certified.certificate)
         self._authority.certified.write(self.folder, "ca")
+        self._harness = self._authority.client("cloister-tests").write(self.folder, "cloister-tests")
         self.user_kubeconfig("admin", "system:masters")
         self._start_etcd(etcd, peer)
         self._start_api_server(etcd, secure)
@@ -110,14 +119,18 @@ class ControlPlane(Cluster):
         self._wait_for(lambda: self.api.exists(account), self.program("kube-controller-manager"))
 
     def _start_etcd(self, port: int, peer: int) -> None:
-        client_url, peer_url = f"http://{HOST}:{port}", f"http://{HOST}:{peer}"
+        """With TLS both ways: neither can the API server take another etcd for ours, nor another program use ours."""
+        client_url, peer_url = f"https://{HOST}:{port}", f"http://{HOST}:{peer}"
+        certificate, key = self.server_certificate("etcd")
         started = self.run(
             "etcd",
             [
                 str(program("etcd")), "--name=e", f"--data-dir={self.folder / 'etcd'}", "--unsafe-no-fsync",
                 f"--listen-client-urls={client_url}", f"--advertise-client-urls={client_url}",
                 f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
-                f"--initial-cluster=e={peer_url}", "--log-level=warn",
+                f"--initial-cluster=e={peer_url}", "--log-level=warn", "--enable-grpc-gateway=false",
+                f"--cert-file={certificate}", f"--key-file={key}",
+                "--client-cert-auth=true", f"--trusted-ca-file={self.folder / 'ca.crt'}",
             ],
         )  # fmt: skip
         self.wait_for_port(started, f"{client_url}/health")
@@ -131,7 +144,9 @@ class ControlPlane(Cluster):
         self.run(
             "kube-apiserver",
             [
-                str(program("kube-apiserver")), f"--etcd-servers=http://{HOST}:{etcd}",
+                str(program("kube-apiserver")), f"--etcd-servers=https://{HOST}:{etcd}",
+                f"--etcd-cafile={self.folder / 'ca.crt'}", f"--etcd-certfile={self._harness[0]}",
+                f"--etcd-keyfile={self._harness[1]}",
                 f"--bind-address={HOST}", f"--advertise-address={HOST}", f"--secure-port={port}",
                 "--endpoint-reconciler-type=none", f"--service-cluster-ip-range={SERVICE_RANGE}",
                 f"--client-ca-file={self.folder / 'ca.crt'}",
@@ -139,6 +154,7 @@ class ControlPlane(Cluster):
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={self.folder / 'service-accounts.pub'}",
                 f"--service-account-signing-key-file={signing_key}",
+                "--kubelet-preferred-address-types=InternalIP",
                 "--authorization-mode=Node,RBAC", "--anonymous-auth=false", "--profiling=false",
                 "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
             ],
