@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z][a-z0-9-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z][a-z0-9-]*:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Make .venv from the locked requirements; nothing happens when it is up to date
@@ -33,6 +33,15 @@ format: setup ## Format the code and repair what ruff can repair
 generate: setup ## Write the CRD and the reference pages from the API's models
 	$(BIN)/python -m cloister_api.generate
 
+.PHONY: golden
+golden: setup ## Write the children that the operator makes for the jobs in tests/golden/operator
+	@PYTHONPATH=tests $(BIN)/python -m support.operator_golden
+
+SETTINGS ?= operator/manifests/settings.yaml
+.PHONY: run-operator
+run-operator: setup ## Run the operator against the current kubeconfig, with the settings in SETTINGS
+	@$(BIN)/python -m cloister_operator --settings $(SETTINGS)
+
 .PHONY: quickstart
 quickstart: setup ## Fine-tune a small model on this machine, from a manifest to a verified adapter in an S3 store
 	@PYTHONPATH=tests $(BIN)/python scripts/quickstart.py
@@ -41,10 +50,18 @@ quickstart: setup ## Fine-tune a small model on this machine, from a manifest to
 store: setup ## Start the quickstart's store again, until Ctrl-C
 	@PYTHONPATH=tests $(BIN)/python scripts/store.py
 
+.PHONY: control-plane
+control-plane: setup ## Start a real Kubernetes control plane with KubeRay, Kueue and GPU nodes without machines, until Ctrl-C
+	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
+
+.PHONY: control-plane-binaries
+control-plane-binaries: setup ## Build the control plane's programs into the user's cache; nothing happens when they are there
+	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane.binaries
+
 ##@ Checks
 
 .PHONY: test
-test: lint typecheck verify ## All checks and tests that CI runs
+test: lint typecheck verify control-plane-binaries ## All checks and tests that CI runs
 	$(BIN)/pytest -m "$(MARKERS)" $(PYTEST_ARGS)
 
 .PHONY: soak

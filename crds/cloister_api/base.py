@@ -108,6 +108,9 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 
 ShortText = Annotated[str, Field(max_length=256)]
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+"""A TCP or UDP port."""
+
 _NO_DOTS = Rule(
     r"!self.matches('/[.][.]?(/|$)')",
     "a URI has no . or .. in its path",

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from cloister_api.errors import CloisterError
 from cloister_api.job import API_VERSION, KIND, FineTuneJob
 from cloister_api.places import misplaced
-from cloister_api.problems import Problem, problems_of
+from cloister_api.problems import Problem, checked
 from cloister_api.reasons import FailureReason
 from cloister_api.text import printable
 from cloister_api.yaml_tree import Document, UnreadableError, read_documents
@@ -71,15 +69,15 @@ def _documents(text: str, source: str) -> list[Document]:
 
 def _check(document: Document) -> FineTuneJob | list[Problem]:
     """The job in a document, or what is wrong with it (never an empty list)."""
-    value = document.value
+    return check_job(document.value)
+
+
+def check_job(value: Any) -> FineTuneJob | list[Problem]:
+    """The job in a JSON value, without its status, or what is wrong with it (never an empty list)."""
     if problem := _other_kind(value):
         return [problem]
-    given = _without_nulls({key: part for key, part in value.items() if key != "status"})
-    try:
-        job = FineTuneJob.model_validate_json(json.dumps(given), strict=True, by_alias=True, by_name=False)
-    except ValidationError as error:
-        return problems_of(error, given)
-    return misplaced(job.spec) or job
+    job = checked(FineTuneJob, _without_nulls({key: part for key, part in value.items() if key != "status"}))
+    return job if isinstance(job, list) else misplaced(job.spec) or job
 
 
 def _other_kind(value: Any) -> Problem | None:

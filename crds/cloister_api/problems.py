@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cloister_api.base import EXPECTED, RULE_BROKEN, URI_PATTERNS
+from cloister_api.base import EXPECTED, RULE_BROKEN, URI_PATTERNS, ApiModel
 from cloister_api.job import FineTuneJob
 from cloister_api.schema import Schema, structural_schema
 from cloister_api.text import masked, printable
@@ -31,11 +31,22 @@ class Problem:
         return f"{dotted(self.path)}: {self.sentence}" if self.path else self.sentence
 
 
-def problems_of(error: ValidationError, given: Any) -> list[Problem]:
+Model = TypeVar("Model", bound=ApiModel)
+
+
+def checked(model: type[Model], given: Any) -> Model | list[Problem]:
+    """The JSON value `given` as a `model`, or what is wrong with it (never an empty list)."""
+    try:
+        return model.model_validate_json(json.dumps(given), strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        return problems_of(error, given, model)
+
+
+def problems_of(error: ValidationError, given: Any, model: type[ApiModel] = FineTuneJob) -> list[Problem]:
     """One problem for each wrong field of the object `given`, in the order of its fields."""
     problems: dict[tuple[Path, int], Problem] = {}
     for details in error.errors(include_url=False):
-        path, schema, parent = _follow(details["loc"])
+        path, schema, parent = _follow(details["loc"], structural_schema(model))
         for number, sentence in enumerate(_sentences(details, path, schema, parent, given)):
             problems.setdefault((path, number), Problem(path, sentence))
     return list(problems.values())
@@ -66,9 +77,9 @@ def _range(schema: Schema) -> str:
     return f" {'above' if open_low else 'of at least'} {low:g} and {'below' if open_high else 'at most'} {high:g}"
 
 
-def _follow(location: tuple[str | int, ...]) -> tuple[Path, Schema, Schema]:
+def _follow(location: tuple[str | int, ...], schema: Schema) -> tuple[Path, Schema, Schema]:
     """The path, the schema there (empty for an unknown field) and the schema around it, for pydantic's location."""
-    schema, parent = structural_schema(FineTuneJob), Schema()
+    parent = Schema()
     path: list[str | int] = []
     for part in location:
         inner = schema.get("properties", {}).get(part) or schema.get("additionalProperties") or schema.get("items")

@@ -194,7 +194,8 @@ FAILURE_FACTS: dict[FailureReason, ReasonFacts] = {
     _R.ADAPTER_INVALID: _failed("The trained adapter failed a check.", "The message names the check."),
     _R.SIGNING_FAILED: _failed("The adapter could not be signed.", "Check the key in the signing Secret."),
     _R.DEADLINE_EXCEEDED: _failed(
-        "The job took longer than activeDeadlineSeconds.", "Raise activeDeadlineSeconds and go on with resumeFrom."
+        "The job took longer than activeDeadlineSeconds, or publishing longer than an hour.",
+        "Raise activeDeadlineSeconds where that was the limit, and go on with resumeFrom.",
     ),
     _R.KUBE_RAY_MISSING: _retried("KubeRay is not installed.", "Install KubeRay 1.6 or newer."),
     _R.INTERNAL: _retried("An unexpected error.", "Report it with the log."),

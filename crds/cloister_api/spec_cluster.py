@@ -211,7 +211,8 @@ class Signing(ApiModel):
     """Signing of the published folder."""
 
     secret_name: Name
-    """Secret with the key private.pem, mounted in the publish pod alone."""
+    """Secret with the key private.pem, mounted where the adapter is published, and for the check before prepare that it
+    loads; never where data is read or the model is trained."""
 
 
 class Output(ApiModel):

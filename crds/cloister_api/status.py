@@ -264,6 +264,12 @@ class FineTuneJobStatus(ApiModel):
     """The newest attempts."""
     gpu_seconds: Count | None = None
     """GPU time of all attempts."""
+    active_seconds: Count | None = None
+    """How long it prepared and trained until activeSince; activeDeadlineSeconds counts this, and no queueing."""
+    active_since: Timestamp | None = None
+    """Since when prepare runs, or all workers have a node. Absent: it waits, publishes or has ended."""
+    storage_unavailable_since: Timestamp | None = None
+    """Since when the object store has not answered. Absent: it answers."""
     conditions: (
         Annotated[
             list[Condition],

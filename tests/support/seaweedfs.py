@@ -12,18 +12,18 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from support.child_process import start_child
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -32,16 +32,6 @@ READY_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
 VOLUMES = 1000
 """Every bucket takes a few volumes; an empty one costs nothing."""
-
-# Runs in a fresh interpreter that becomes the server: PR_SET_PDEATHSIG (1) outlives execv, so that the kernel kills the
-# server when whoever started it is gone, whatever ended it. preexec_fn is not safe in a process with threads.
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -168,12 +158,9 @@ class SeaweedFS:
         identities.touch(mode=0o600)
         identities.write_text(json.dumps({"identities": [_identity_config(i) for i in (self.admin, self.reader)]}))
         command = [str(weed_binary()), *self._arguments(ports, identities)]
-        with (self.folder / "weed.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
-                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,  # a terminal's Ctrl-C is for whoever uses the store, which may still need it
-            )  # fmt: skip
+        log = self.folder / "weed.log"
+        log.unlink(missing_ok=True)
+        self._process = start_child(command, log, folder=self.folder)
 
     def _arguments(self, ports: list[int], identities: Path) -> list[str]:
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = ports

@@ -140,6 +140,7 @@ def test_a_certificate_that_nobody_trusts_asks_for_the_ca(
     with pytest.raises(Unreachable, match="AWS_CA_BUNDLE"):
         quick(environment).read(uri)
     assert open_storage(environ={**environment, "AWS_CA_BUNDLE": str(ca)}).read(uri) == b"x"
+    assert open_storage(environ={**environment, "CLOISTER_STORAGE_CA": str(ca)}).read(uri) == b"x"
     assert open_storage(StorageDefaults(ca_file=str(ca)), environment).read(uri) == b"x"
 
 

@@ -1,6 +1,6 @@
 """YAML means to `cloister` what it means to kubectl.
 
-The expected values are what sigs.k8s.io/yaml 1.6 makes of the same texts.
+The expected values are what sigs.k8s.io/yaml 1.6 makes of the same texts; tests/cluster asks kubectl itself.
 """
 
 from __future__ import annotations
@@ -10,44 +10,7 @@ from typing import Any
 import pytest
 
 from cloister_api.yaml_tree import UnreadableError, dotted, plain_value, read_documents
-
-NUMBERS = {
-    "2e-4": 0.0002,
-    "1e5": 100000,
-    "1E5": 100000,
-    "1.": 1,
-    ".5": 0.5,
-    "-.5": -0.5,
-    "+3": 3,
-    "-0": 0,
-    "010": 8,
-    "0o10": 8,
-    "08": 8,
-    "09.5": 9.5,
-    "0x1F": 31,
-    "-0x10": -16,
-    "0b11": 3,
-    "1_000": 1000,
-    "1_0.5": 10.5,
-    "9223372036854775807": 9223372036854775807,
-}
-WORDS = [
-    "1e400",
-    "9" * 5000,
-    "-0x" + "f" * 5000,
-    "12:30",
-    "1:2:3",
-    "2024-01-01",
-    "2024-01-01T00:00:00Z",
-    "0x",
-    "0b2",
-    "1,000",
-    "_1",
-    "+",
-    "-",
-    ".",
-    "1e",
-]
+from support.yaml_words import BOOLEANS, NULLS, NUMBERS, WORDS
 
 
 @pytest.mark.parametrize(("word", "number"), NUMBERS.items())
@@ -61,16 +24,13 @@ def test_a_word_that_only_looks_like_a_number_is_text(word: str) -> None:
     assert plain_value(word) == word
 
 
-def test_booleans_are_those_of_yaml_1_1() -> None:
-    for word in ("y", "Yes", "on", "ON", "true", "TRUE"):
-        assert plain_value(word) is True
-    for word in ("n", "No", "off", "OFF", "false", "False"):
-        assert plain_value(word) is False
-    assert plain_value("tRue") == "tRue"
+@pytest.mark.parametrize(("word", "truth"), BOOLEANS.items())
+def test_booleans_are_those_of_yaml_1_1(word: str, truth: bool) -> None:
+    assert plain_value(word) is truth
 
 
 def test_nothing_is_null() -> None:
-    assert [plain_value(word) for word in ("", "~", "null", "Null", "NULL")] == [None] * 5
+    assert [plain_value(word) for word in NULLS] == [None] * len(NULLS)
 
 
 VALUES: list[tuple[str, Any]] = [

@@ -22,6 +22,8 @@ from cloister_trainer.storage.errors import StorageError
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+STORAGE_CA_ENVIRONMENT = "CLOISTER_STORAGE_CA"
+"""Where ca.crt of the job's Secret lies, if it has one: a pod cannot know before it starts."""
 DEFAULT_REGION = "us-east-1"
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -45,7 +47,7 @@ def make_client(defaults: StorageDefaults, environ: Mapping[str, str]) -> S3Clie
         logger.setLevel(max(logger.level, logging.INFO))
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or defaults.endpoint
     _check_endpoint(endpoint)
-    ca_file = environ.get("AWS_CA_BUNDLE") or defaults.ca_file
+    ca_file = environ.get("AWS_CA_BUNDLE") or _optional_file(environ.get(STORAGE_CA_ENVIRONMENT)) or defaults.ca_file
     if ca_file and not Path(ca_file).is_file():
         raise _setting_error(
             f"The CA bundle {ca_file} does not exist: correct AWS_CA_BUNDLE or the admin's storage.ca."
@@ -62,6 +64,10 @@ def make_client(defaults: StorageDefaults, environ: Mapping[str, str]) -> S3Clie
         ) from None
     _check_endpoint(client.meta.endpoint_url)  # AWS's own configuration file may name one, too
     return client
+
+
+def _optional_file(path: str | None) -> str | None:
+    return path if path and Path(path).is_file() else None
 
 
 def _config(defaults: StorageDefaults, environ: Mapping[str, str]) -> Config:

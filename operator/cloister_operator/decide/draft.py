@@ -1,0 +1,254 @@
+"""A decision while it is being made: the new status and the actions so far."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from cloister_api.job import FineTuneJobSpec
+from cloister_api.reasons import ConditionReason, FailureReason
+from cloister_api.status import (
+    Attempt,
+    Condition,
+    ConditionType,
+    EvaluationStatus,
+    FailureStatus,
+    FineTuneJobStatus,
+    OutputStatus,
+    Phase,
+)
+from cloister_operator.decide.actions import Action, Create, Decision, Delete, Event
+from cloister_operator.decide.evidence import Failure, retryable
+from cloister_operator.decide.messages import seconds_between, timestamp, with_next_step
+from cloister_operator.decide.results import evaluation_of
+from cloister_operator.observe.facts import Observation, RayRun, StepJob
+
+Reason = FailureReason | ConditionReason
+FINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
+MAX_SENTENCE = 4096
+
+
+class Draft:
+    """What rules write down; `decision` is the result. Lives as long as one call of `decide`."""
+
+    def __init__(self, observation: Observation, spec: FineTuneJobSpec | None) -> None:
+        self.o = observation
+        self._spec = spec
+        self.status = observation.status
+        self.actions: list[Action] = []
+        self._again: datetime | None = None
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """What the job asks for."""
+        if self._spec is None:
+            raise LookupError("the job's spec does not parse")
+        return self._spec
+
+    # status
+
+    def set(self, **fields: Any) -> None:
+        """Fields of status; None removes one."""
+        self.status = self.status.model_copy(update=fields)
+
+    def wait(self, phase: Phase, reason: Reason, message: str) -> None:
+        """The job waits: why, and what to do."""
+        self.set(phase=phase, reason=reason.value, message=with_next_step(message, reason))
+
+    def advance(self, phase: Phase) -> None:
+        """The job advances: there is nothing to say."""
+        self.set(phase=phase, reason=None, message=None)
+
+    def holds(self, kind: ConditionType) -> bool:
+        """Whether a condition is True."""
+        return any(found.type is kind and found.status == "True" for found in self.status.conditions or [])
+
+    def condition(self, kind: ConditionType, value: bool, reason: Reason, message: str = "") -> None:
+        """Set a condition; its transition time moves only with its value."""
+        message = message[:MAX_SENTENCE]
+        status: Literal["True", "False"] = "True" if value else "False"
+        conditions = list(self.status.conditions or [])
+        old = next((found for found in conditions if found.type is kind), None)
+        if old and (old.status, old.reason, old.message) == (status, reason.value, message):
+            return
+        since = old.last_transition_time if old and old.status == status else timestamp(self.o.now)
+        new = Condition(
+            type=kind,
+            status=status,
+            reason=reason.value,
+            message=message,
+            last_transition_time=since,
+            observed_generation=self.o.job.generation,
+        )
+        if old:
+            conditions[conditions.index(old)] = new
+        else:
+            conditions.append(new)
+        self.set(conditions=conditions)
+
+    # time
+
+    def look_again(self, at: datetime) -> None:
+        """Decide once more at this time, even if nothing is seen to change."""
+        self._again = at if self._again is None else min(at, self._again)
+
+    def active(self, active: bool, until: datetime | None = None) -> None:
+        """Note whether pods work for the job now; where they ended, `until` says when."""
+        since = self.status.active_since
+        if active and since is None:
+            self.set(active_since=timestamp(self.o.now))
+        elif not active and since is not None:
+            seconds = seconds_between(since, min(until or self.o.now, self.o.now))
+            self.set(active_since=None, active_seconds=(self.status.active_seconds or 0) + seconds)
+            self._count_gpus(seconds)
+
+    def _count_gpus(self, seconds: int) -> None:
+        attempt = self.open_attempt()
+        if attempt is None:
+            return
+        used = seconds * self.spec.distribution.workers * self.spec.distribution.gpus_per_worker
+        self.update(attempt, gpu_seconds=attempt.gpu_seconds + used)
+        self.set(gpu_seconds=(self.status.gpu_seconds or 0) + used)
+
+    def active_seconds(self) -> int:
+        """How long the job prepared and trained until now."""
+        running = seconds_between(self.status.active_since, self.o.now) if self.status.active_since else 0
+        return (self.status.active_seconds or 0) + running
+
+    # attempts
+
+    def open_attempt(self) -> Attempt | None:
+        """The newest attempt, while it has not ended."""
+        newest = self.status.attempts[-1] if self.status.attempts else None
+        return newest if newest is not None and newest.end is None else None
+
+    def update(self, attempt: Attempt, **fields: Any) -> None:
+        """Fields of an attempt."""
+        changed = [
+            found.model_copy(update=fields) if found.number == attempt.number else found
+            for found in self.status.attempts or []
+        ]
+        self.set(attempts=changed)
+
+    # actions
+
+    def may_create(self, kind: str, name: str, phase: Phase) -> bool:
+        """Whether a child's name is free. If not the job waits, or fails because it belongs to somebody else."""
+        found = [one for one in self.o.strangers if one.name == name and one.kind == kind]
+        if not found:
+            return True
+        if all(one.passing for one in found):
+            self.wait(phase, ConditionReason.STARTING, f"{kind} {name} of an earlier job is still being deleted.")
+            self.look_again(self.o.now + timedelta(seconds=5))
+        else:
+            message = f"There is a {kind} {name} in namespace {self.o.job.namespace} that is not this job's."
+            self.fail(Failure(FailureReason.NAME_CONFLICT, message))
+        return False
+
+    def create(self, rendered: dict[str, Any], phase: Phase) -> None:
+        """Make a Job or RayJob; where the API server refused it before, say so and try again."""
+        self.actions.append(Create(rendered))
+        name = rendered["metadata"]["name"]
+        if name in self.o.refused:
+            self.wait(phase, FailureReason.PODS_FORBIDDEN, f"The cluster refuses {name}: {self.o.refused[name]}")
+
+    def delete(self, child: StepJob | RayRun) -> None:
+        """Delete a Job or RayJob with its pods, unless it is going away already."""
+        if not child.deleting:
+            self.actions.append(Delete("RayJob" if isinstance(child, RayRun) else "Job", child.name, child.uid))
+
+    def delete_running(self) -> None:
+        """Delete what still runs; what has ended stays for its logs."""
+        for job in self.o.steps.values():
+            if not (job.complete or job.failed):
+                self.delete(job)
+        for run in self.o.runs:
+            if not run.finished:
+                self.delete(run)
+
+    # ends
+
+    def fail(self, failure: Failure) -> None:
+        """The job ends without an adapter."""
+        self.active(False)
+        message = with_next_step(failure.message, failure.reason)
+        if self.status.checkpoint is not None:
+            root = self.status.checkpoint.uri.partition("/checkpoints/")[0]
+            message += (
+                f" To go on from step {self.status.checkpoint.step}, make a new job with resumeFrom: {{uri: {root}}}"
+            )
+        if attempt := self.open_attempt():
+            self.update(attempt, end=timestamp(self.o.now), reason=failure.reason.value, node=failure.node)
+        self.set(
+            phase=Phase.FAILED,
+            reason=failure.reason.value,
+            message=message,
+            completion_time=timestamp(self.o.now),
+            failure=FailureStatus(
+                reason=failure.reason,
+                message=message,
+                retryable=retryable(failure.reason, data_was_read=self.holds(ConditionType.PREPARED)),
+                step=failure.step,
+                node=failure.node,
+            ),
+            evaluation=evaluation_of(failure.result or {}) or self.status.evaluation,
+            storage_unavailable_since=None,
+        )
+        if self.holds(ConditionType.RUNNING):
+            self.condition(ConditionType.RUNNING, False, failure.reason)
+        self.condition(ConditionType.FAILED, True, failure.reason, message)
+        self.condition(ConditionType.STALLED, True, failure.reason, message)
+        self.delete_running()
+
+    def complete(self, output: OutputStatus, evaluation: EvaluationStatus | None, reason: Reason, message: str) -> None:
+        """The adapter is published."""
+        self.active(False)
+        self.set(
+            phase=Phase.COMPLETE,
+            reason=reason.value if message else None,
+            message=message or None,
+            completion_time=timestamp(self.o.now),
+            output=output,
+            evaluation=evaluation or self.status.evaluation,
+            storage_unavailable_since=None,
+        )
+        self.condition(ConditionType.PUBLISHED, True, reason, message)
+        self.condition(ConditionType.COMPLETE, True, ConditionReason.COMPLETE)
+        self.delete_running()
+
+    def decision(self) -> Decision:
+        """What was decided."""
+        if self.status.phase is not None:
+            self.set(observed_generation=self.o.job.generation)
+            self.condition(ConditionType.RECONCILING, self._reconciling(), ConditionReason.ACCEPTED)
+        return Decision(self.status, tuple(self.actions), events_between(self.o.status, self.status), self._again)
+
+    def _reconciling(self) -> bool:
+        """Until the job is accepted and has its first child; never while a person is to act, or at the end."""
+        if self.status.phase in FINAL | {Phase.SUSPENDED, Phase.HELD}:
+            return False
+        has_child = bool(self.o.steps or self.o.runs) or self.holds(ConditionType.PREPARED)
+        return not (self.holds(ConditionType.ACCEPTED) and has_child)
+
+
+def events_between(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
+    """An Event where phase or reason changed."""
+    if (old.phase, old.reason) == (new.phase, new.reason) or new.phase is None:
+        return ()
+    reason = new.reason or new.phase.value
+    warns = reason in FailureReason._value2member_map_
+    return (Event("Warning" if warns else "Normal", reason, (new.message or ADVANCES[new.phase])[:1000]),)
+
+
+ADVANCES: dict[Phase, str] = {
+    Phase.PENDING: "The job is accepted.",
+    Phase.SUSPENDED: "The job is suspended.",
+    Phase.HELD: "The plan is ready.",
+    Phase.PREPARING: "The inputs are being checked and tokenised.",
+    Phase.QUEUED: "The run waits for its place.",
+    Phase.TRAINING: "Steps are being made.",
+    Phase.PUBLISHING: "The adapter is being verified and published.",
+    Phase.COMPLETE: "The adapter is published.",
+    Phase.FAILED: "The job ended without an adapter.",
+}
+"""What an Event says of a phase that needs no explanation."""

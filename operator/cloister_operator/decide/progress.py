@@ -1,0 +1,77 @@
+"""What a run tells while it trains, written into status. It may lag and be lossy; it never tells success."""
+
+from __future__ import annotations
+
+from cloister_api.reasons import FailureReason
+from cloister_api.status import Attempt, CheckpointStatus, ProgressStatus
+from cloister_api.units import format_duration
+from cloister_operator.decide.draft import Draft
+from cloister_operator.decide.evidence import Failure, pod_failure
+from cloister_operator.decide.messages import timestamp
+from cloister_operator.observe.facts import RayRun
+
+NOTED = frozenset({FailureReason.OUT_OF_MEMORY, FailureReason.LOCAL_DISK_FULL, FailureReason.NODE_LOST})
+"""Terminations that are noted when seen: KubeRay deletes the pod within a second."""
+
+
+def take_notes(d: Draft, run: RayRun) -> None:
+    """Start, checkpoint, progress and terminations of the open attempt."""
+    attempt = d.open_attempt()
+    if attempt is None:
+        return
+    if attempt.start is None:
+        d.update(attempt, start=timestamp(run.created))
+    _note_checkpoint(d, run)
+    _note_progress(d, run)
+    found = pod_failure(run.pods)
+    if found and found.reason in NOTED and (newest := d.open_attempt()):
+        d.update(newest, reason=found.reason.value, node=found.node)
+
+
+def seen_termination(d: Draft) -> Failure | None:
+    """The termination that was noted in the open attempt."""
+    attempt: Attempt | None = d.open_attempt()
+    if attempt is None or attempt.reason not in {reason.value for reason in NOTED}:
+        return None
+    reason = FailureReason(attempt.reason)
+    at = f" (node {attempt.node})" if attempt.node else ""
+    return Failure(reason, f"{reason.facts.meaning.rstrip('.')}{at}.", node=attempt.node)
+
+
+def _note_checkpoint(d: Draft, run: RayRun) -> None:
+    """A checkpoint newer than all before it: only such a one makes an attempt count as useful."""
+    saved, known, attempt = run.log.checkpoint, d.status.checkpoint, d.open_attempt()
+    if saved is None or attempt is None or (known is not None and saved.step <= known.step):
+        return
+    d.set(
+        checkpoint=CheckpointStatus(step=saved.step, uri=saved.uri, time=timestamp(d.o.now)),
+        storage_unavailable_since=None,
+    )
+    d.update(attempt, checkpoint_step=saved.step)
+
+
+def _note_progress(d: Draft, run: RayRun) -> None:
+    made, measured, known = run.log.progress, run.log.evaluation, d.status.progress
+    if made is None:
+        return
+    validation_loss = measured.loss if measured else known.validation_loss if known else None
+    if known and (known.step, known.validation_loss) == (made.step, validation_loss):
+        return
+    if known is None or made.step > known.step:
+        d.set(storage_unavailable_since=None)
+    percent = min(100, made.step * 100 // max(1, made.total_steps))
+    d.set(
+        progress=ProgressStatus(
+            step=made.step,
+            total_steps=made.total_steps,
+            percent=percent,
+            summary=f"{percent}%",
+            epoch=made.epoch,
+            loss=round(made.loss, 4),
+            validation_loss=None if validation_loss is None else round(validation_loss, 4),
+            learning_rate=made.learning_rate,
+            tokens_per_second=made.tokens_per_second,
+            eta=format_duration(made.eta_seconds),
+            updated_at=timestamp(d.o.now),
+        )
+    )

@@ -1,0 +1,86 @@
+"""What prepare and publish report, from their termination messages; a result of another form is no result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cloister_api.base import ApiModel
+from cloister_api.problems import checked
+from cloister_api.status import EvaluationStatus, LicenseStatus, OutputStatus, PlanStatus
+
+Part = TypeVar("Part", bound=ApiModel)
+
+
+@dataclass(frozen=True)
+class EgressProof:
+    """How many processes proved that they reach the control address and not the canary."""
+
+    processes: int = 0
+    control_answered: int = 0
+    canary_refused: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What prepare found: a plan, or an adapter that was made from the same inputs before."""
+
+    plan: PlanStatus | None
+    license: LicenseStatus | None
+    reused: OutputStatus | None
+    evaluation: EvaluationStatus | None
+    egress: EgressProof
+    message: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """What publish left."""
+
+    output: OutputStatus
+    evaluation: EvaluationStatus | None
+    egress: EgressProof
+
+
+def read_prepared(result: Mapping[str, Any]) -> Prepared | None:
+    """prepare's result."""
+    plan, reused = _part(PlanStatus, result, "plan"), _part(OutputStatus, result, "reused")
+    if plan is None and reused is None:
+        return None
+    message = result.get("message", "")
+    return Prepared(
+        plan=plan,
+        license=_part(LicenseStatus, result, "license"),
+        reused=reused,
+        evaluation=evaluation_of(result),
+        egress=_proof(result),
+        message=message if isinstance(message, str) else "",
+    )
+
+
+def read_published(result: Mapping[str, Any]) -> Published | None:
+    """publish's result."""
+    output = _part(OutputStatus, result, "output")
+    return Published(output, evaluation_of(result), _proof(result)) if output else None
+
+
+def evaluation_of(result: Mapping[str, Any]) -> EvaluationStatus | None:
+    """The measurements in a result."""
+    return _part(EvaluationStatus, result, "evaluation")
+
+
+def _part(model: type[Part], result: Mapping[str, Any], key: str) -> Part | None:
+    if not isinstance(result.get(key), dict):
+        return None
+    found = checked(model, result[key])
+    return None if isinstance(found, list) else found
+
+
+def _proof(result: Mapping[str, Any]) -> EgressProof:
+    found = result.get("egress")
+    counts = [found.get(key) if isinstance(found, dict) else None for key in _COUNTS]
+    return EgressProof(*(count if type(count) is int else 0 for count in counts))
+
+
+_COUNTS = ("processes", "controlAnswered", "canaryRefused")

@@ -1,0 +1,151 @@
+"""What kopf tells: each event feeds the store and puts a job's key on the queue. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from typing import Any
+
+import kopf
+
+from cloister_api.status import FineTuneJobStatus
+from cloister_operator import metrics
+from cloister_operator.cluster import Cluster, ClusterError, connect
+from cloister_operator.decide.audit import deletion_entry
+from cloister_operator.listeners import listen
+from cloister_operator.logs import FIELDS
+from cloister_operator.names import JOB_LABEL, MANAGED_BY_LABEL, MANAGER
+from cloister_operator.observe import reading
+from cloister_operator.observe.observation import UnreadableStatusError, job_of, status_of
+from cloister_operator.reconcile import Reconciler
+from cloister_operator.settings_file import Configuration
+from cloister_operator.store import Key, Object, Store
+from cloister_operator.work_queue import WorkQueue
+
+RESYNC_SECONDS = 300.0
+COUNT_SECONDS = 15.0
+WORKERS = 8
+WATCHED = {
+    "FineTuneJob": ("cloister.dev", "v1alpha1", "finetunejobs"),
+    "Job": ("batch", "v1", "jobs"),
+    "Pod": ("", "v1", "pods"),
+    "RayJob": ("ray.io", "v1", "rayjobs"),
+    "RayCluster": ("ray.io", "v1", "rayclusters"),
+    "Workload": ("kueue.x-k8s.io", "v1beta1", "workloads"),
+}
+LABELLED = frozenset({"Job", "Pod", "RayJob", "RayCluster"})
+OWN_KINDS = ("ConfigMap", "NetworkPolicy")
+log = logging.getLogger(__name__)
+
+
+class Operator:
+    """The store, the queue and the reconciler of one process."""
+
+    def __init__(self, configuration: Configuration, control_port: int, canary_port: int) -> None:
+        self._configuration = configuration
+        self._ports = (control_port, canary_port)
+        self.store, self.queue = Store(), WorkQueue()
+        self._open = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reconciler: Reconciler | None = None
+
+    def register(self, registry: kopf.OperatorRegistry) -> None:
+        """Tell kopf what to watch."""
+        kopf.on.login(registry=registry)(kopf.login_via_client)
+        kopf.on.startup(registry=registry)(self._start)
+        kopf.on.cleanup(registry=registry)(self._stop)
+        for kind, (group, version, plural) in WATCHED.items():
+            kopf.on.event(group, version, plural, id=f"see-{plural}", registry=registry, param=kind)(self._see)
+
+    async def _start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.posting.enabled = False
+        settings.peering.standalone = True
+        for kind in LABELLED:
+            group, _version, plural = WATCHED[kind]
+            settings.watching.label_selectors[group, plural] = JOB_LABEL
+        cluster = await self._open.enter_async_context(connect(metrics.count_call))
+        for port in self._ports:
+            await self._open.enter_async_context(await listen("", port))
+        reconciler = self._reconciler = Reconciler(cluster, self.store, self._configuration.settings)
+        await self._resync(cluster, reconciler)
+        self._tasks = [asyncio.create_task(self.queue.run(self._timed(reconciler))) for _ in range(WORKERS)]
+        self._tasks.append(asyncio.create_task(self._resync_for_ever(cluster, reconciler)))
+        self._tasks.append(asyncio.create_task(self._count_for_ever()))
+
+    async def _stop(self, **_: Any) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._open.aclose()
+
+    async def _see(self, event: kopf.RawEvent, param: Any = None, **_: Any) -> None:
+        found: Object = event["object"]
+        if event["type"] == "DELETED":
+            self.store.drop(param, found)
+            if self._reconciler is not None and param == "Pod":
+                self._reconciler.forget(found)
+            if param == "FineTuneJob":
+                _tell_deletion(found)
+        else:
+            self.store.put(param, found)
+        if (key := self._job_key(param, found))[1]:
+            self.queue.add(key)
+
+    def _job_key(self, kind: str, found: Object) -> Key:
+        """The job to look at when this object changed."""
+        namespace, name = self.store.key(kind, found)
+        if kind != "Workload":
+            return namespace, name
+        owner = self.store.by_uid("RayJob", name) or self.store.by_uid("Job", name)
+        return namespace, reading.labels(owner).get(JOB_LABEL, "") if owner else ""
+
+    def _timed(self, reconciler: Reconciler) -> Any:
+        async def work(key: Key) -> float | None:
+            metrics.QUEUE_DEPTH.set(len(self.queue))
+            with metrics.RECONCILE_SECONDS.time():
+                try:
+                    return await reconciler(key)
+                except Exception as error:
+                    metrics.RECONCILE_ERRORS.labels(type(error).__name__).inc()
+                    raise
+
+        return work
+
+    async def _count_for_ever(self) -> None:
+        while True:
+            metrics.count_jobs(self.store.all("FineTuneJob"))
+            await asyncio.sleep(COUNT_SECONDS)
+
+    async def _resync_for_ever(self, cluster: Cluster, reconciler: Reconciler) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self._resync(cluster, reconciler)
+            except ClusterError as error:
+                log.warning("the lists are tried again later: %s", error)
+
+    async def _resync(self, cluster: Cluster, reconciler: Reconciler) -> None:
+        """List every kind and replace what the store knows: a watch may have missed something."""
+        namespace = self._configuration.namespace
+        lost: set[Key] = set()
+        for kind in (*WATCHED, *OWN_KINDS):
+            selector = JOB_LABEL if kind in LABELLED else f"{MANAGED_BY_LABEL}={MANAGER}" if kind in OWN_KINDS else ""
+            found = await cluster.list(kind, namespace, **({"label_selector": selector} if selector else {}))
+            if kind == "RayJob":
+                reconciler.ray_installed = found is not None
+            if found is not None:
+                lost |= self.store.replace(kind, found.items, found.version)
+        for job in self.store.all("FineTuneJob"):
+            self.queue.add(self.store.key("FineTuneJob", job))
+        for key in lost:
+            if key[1]:
+                self.queue.add(key)
+
+
+def _tell_deletion(job: Object) -> None:
+    try:
+        entry = deletion_entry(job_of(job), status_of(job))
+    except UnreadableStatusError:
+        entry = deletion_entry(job_of(job), FineTuneJobStatus())
+    log.info("deleted %s/%s", entry["namespace"], entry["name"], extra={FIELDS: entry})

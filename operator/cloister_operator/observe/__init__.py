@@ -1,0 +1,1 @@
+"""What the operator sees of a job, parsed from Kubernetes' objects into values that decisions read."""

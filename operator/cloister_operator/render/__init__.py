@@ -1,0 +1,1 @@
+"""A job's children as Kubernetes objects: pure functions."""

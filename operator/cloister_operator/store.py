@@ -1,0 +1,95 @@
+"""What was last seen of every object: by kind, by the job it is labelled with, by UID."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cloister_operator.names import JOB_LABEL
+from cloister_operator.observe import reading
+
+MAX_DEPARTED = 32
+
+Object = Mapping[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of a job."""
+
+
+class Store:
+    """Fed by watches, by lists and by the operator's own writes. Labels only say where to look, never whose it is."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
+        self._by_key: dict[str, dict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._departed: dict[Key, list[Object]] = defaultdict(list)
+
+    def put(self, kind: str, found: Object) -> None:
+        """An object was seen; an older version than the known one is ignored."""
+        uid = reading.uid(found)
+        known = self._objects[kind].get(uid)
+        if known is not None and _version(found) < _version(known):
+            return
+        self._objects[kind][uid] = found
+        self._by_key[kind][self.key(kind, found)].add(uid)
+
+    def file(self, kind: str, found: Object, key: Key) -> None:
+        """Show an object under another key too: it has a child's name, whatever its labels say."""
+        self._by_key[kind][key].add(reading.uid(found))
+
+    def drop(self, kind: str, found: Object) -> None:
+        """An object is gone. A pod that failed is kept until its job was looked at: KubeRay deletes it at once."""
+        key = self.key(kind, found)
+        self._objects[kind].pop(reading.uid(found), None)
+        self._by_key[kind][key].discard(reading.uid(found))
+        if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
+            metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
+            self._departed[key] = [*self._departed[key], {**found, "metadata": metadata}][-MAX_DEPARTED:]
+
+    def departed(self, key: Key) -> list[Object]:
+        """Failed pods of a job that are gone already."""
+        return list(self._departed.get(key, ()))
+
+    def looked_at(self, key: Key, departed: list[Object]) -> None:
+        """What these pods showed is in status now."""
+        left = [pod for pod in self._departed.pop(key, []) if pod not in departed]
+        if left:
+            self._departed[key] = left
+
+    def replace(self, kind: str, found: Iterable[Object], version: int) -> set[Key]:
+        """A list of the kind: what is older and not in it is gone. Returns the jobs of what was gone."""
+        seen = {reading.uid(each): each for each in found}
+        known = self._objects[kind]
+        lost = [each for uid, each in known.items() if uid not in seen and _version(each) <= version]
+        for each in lost:
+            self.drop(kind, each)
+        for each in seen.values():
+            self.put(kind, each)
+        return {self.key(kind, each) for each in lost}
+
+    def key(self, kind: str, found: Object) -> Key:
+        """Where an object belongs: its job's namespace and name; of a Workload, the UID of what it stands for."""
+        namespace = reading.text(found, "metadata", "namespace")
+        if kind == "FineTuneJob":
+            return namespace, reading.name(found)
+        if kind == "Workload":
+            return namespace, reading.text(reading.controller(found), "uid")
+        return namespace, reading.labels(found).get(JOB_LABEL, "")
+
+    def of(self, kind: str, key: Key) -> list[Object]:
+        """Objects of a kind that belong to one key."""
+        known = self._objects[kind]
+        return [known[uid] for uid in self._by_key[kind].get(key, ()) if uid in known]
+
+    def all(self, kind: str) -> list[Object]:
+        """All objects of a kind."""
+        return list(self._objects[kind].values())
+
+    def by_uid(self, kind: str, uid: str) -> Object | None:
+        """The object with this UID."""
+        return self._objects[kind].get(uid)
+
+
+def _version(found: Object) -> int:
+    version = reading.text(found, "metadata", "resourceVersion")
+    return int(version) if version.isascii() and version.isdecimal() else 0

@@ -1,0 +1,1 @@
+"""What no kubelet and no Ray do on the test control plane, played at their edges: pod status, logs, Ray's dashboard."""

@@ -1,0 +1,43 @@
+"""The audit log of whole jobs."""
+
+from __future__ import annotations
+
+from cloister_operator.decide.audit import audit_entries, deletion_entry
+from cloister_operator.names import Step
+from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World
+
+
+def entries(world: World) -> list[dict[str, object]]:
+    """Decide once, and what the audit says of it."""
+    seen = world.observe()
+    return audit_entries(seen.job, seen.status, world.step().status)
+
+
+def test_every_step_of_note_is_one_line_with_who_asked() -> None:
+    asked = {"requestedBy": "ada", "ticket": "X-1"}
+    world = World({"spec.provenance": asked})
+    told = entries(world)
+    world.succeed(Step.PREPARE, PREPARED)
+    told += entries(world)
+    world.running()
+    told += entries(world)
+    world.pass_time(seconds=60)
+    world.ray("SUCCEEDED")
+    told += entries(world)
+    world.succeed(Step.PUBLISH, PUBLISHED)
+    told += entries(world)
+    told += entries(world)
+    assert [line["what"] for line in told] == ["accepted", "attempt", "completed"]
+    assert all(line["audit"] == 1 and line["provenance"] == asked for line in told)
+    assert (told[-1]["output"], told[-1]["gpuSeconds"]) == (OUTPUT["uri"], 60)
+    seen = world.observe()
+    assert deletion_entry(seen.job, seen.status)["what"] == "deleted"
+
+
+def test_a_refused_job_and_a_failed_one_are_told_apart() -> None:
+    refused = World({"spec.network.egress": "Open"})
+    assert [(line["what"], line["reason"]) for line in entries(refused)] == [("refused", "PolicyDenied")]
+    failed = World()
+    entries(failed)
+    failed.refuse(Step.PREPARE, "ModelNotFound", exit_code=10)
+    assert [(line["what"], line["reason"]) for line in entries(failed)] == [("failed", "ModelNotFound")]

@@ -1,0 +1,140 @@
+"""The store and the queue: what was seen last, and one look at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cloister_operator.listeners import listen
+from cloister_operator.reconcile import Reconciler
+from cloister_operator.store import Key, Store
+from cloister_operator.work_queue import WorkQueue
+from support.memory_cluster import KINDS, MemoryCluster
+from support.operator_world import World
+
+A, B = ("legal", "a"), ("legal", "b")
+
+
+def seen(uid: str, version: int, job: str = "a") -> dict[str, Any]:
+    labels = {"cloister.dev/job": job}
+    return {"metadata": {"uid": uid, "namespace": "legal", "resourceVersion": str(version), "labels": labels}}
+
+
+def uids(store: Store, key: Key = A) -> list[str]:
+    return sorted(found["metadata"]["uid"] for found in store.of("Pod", key))
+
+
+def test_a_list_takes_away_what_is_gone_and_keeps_what_is_newer() -> None:
+    store = Store()
+    for uid, version in (("gone", 5), ("stays", 6), ("made after the list", 12)):
+        store.put("Pod", seen(uid, version))
+    assert store.replace("Pod", [seen("stays", 6), seen("new", 9)], version=10) == {A}
+    assert uids(store) == ["made after the list", "new", "stays"]
+
+
+def test_an_older_version_changes_nothing() -> None:
+    store = Store()
+    store.put("Pod", seen("x", 7))
+    store.put("Pod", seen("x", 5, job="b"))
+    assert (uids(store, A), uids(store, B)) == (["x"], [])
+    store.drop("Pod", seen("x", 8))
+    assert uids(store) == []
+
+
+def test_what_a_pod_showed_is_kept_until_its_job_was_looked_at() -> None:
+    """KubeRay deletes a failed pod within a second; its last words come with the deletion."""
+    world = World()
+    world.prepared()
+    world.running()
+    world.settle()
+    state = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    pod = world.pod(world.cluster(), "worker", phase="Failed", state=state, node="node-7")
+    pod["metadata"]["labels"]["cloister.dev/job"] = "contracts"
+    del world.objects["Pod", pod["metadata"]["name"]]
+    store, cluster = Store(), MemoryCluster(world)
+    load(store, cluster)
+    key = ("legal", "contracts")
+    store.drop("Pod", pod)
+    reconciler = Reconciler(cluster, store, world.settings, clock=lambda: world.now)
+    asyncio.run(reconciler(key))
+    (attempt,) = world.status.attempts or []
+    assert (attempt.reason, attempt.node) == ("OutOfMemory", "node-7")
+    assert store.departed(key) == []
+
+
+def load(store: Store, cluster: MemoryCluster) -> None:
+    for kind in ("FineTuneJob", *KINDS):
+        listing = asyncio.run(cluster.list(kind, None))
+        assert listing is not None
+        for found in listing.items:
+            if kind in ("Pod", "RayCluster"):
+                found["metadata"].setdefault("labels", {})["cloister.dev/job"] = "contracts"
+        store.replace(kind, listing.items, listing.version)
+
+
+def test_a_job_is_looked_at_once_however_often_it_is_added_and_never_twice_at_a_time() -> None:
+    looked: list[Key] = []
+    busy: set[Key] = set()
+
+    async def look(key: Key) -> float | None:
+        assert key not in busy
+        busy.add(key)
+        looked.append(key)
+        if len(looked) == 1:
+            queue.add(key)
+        await asyncio.sleep(0)
+        busy.discard(key)
+        return None
+
+    async def run() -> None:
+        for _ in range(5):
+            queue.add(A)
+        queue.add(B)
+        workers = [asyncio.create_task(queue.run(look)) for _ in range(3)]
+        async with asyncio.timeout(5):
+            while len(looked) < 3:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        for worker in workers:
+            worker.cancel()
+
+    queue = WorkQueue()
+    asyncio.run(run())
+    assert sorted(looked) == [A, A, B]
+
+
+def test_a_failed_look_is_repeated_and_stops_no_other() -> None:
+    looked: list[Key] = []
+
+    async def look(key: Key) -> float | None:
+        looked.append(key)
+        if looked.count(A) == 1 and key == A:
+            raise OSError("away")
+        return None
+
+    async def run() -> None:
+        queue.add(A)
+        queue.add(B, after=0.01)
+        worker = asyncio.create_task(queue.run(look))
+        async with asyncio.timeout(5):
+            while looked.count(A) < 2:
+                await asyncio.sleep(0.01)
+        worker.cancel()
+
+    queue = WorkQueue()
+    asyncio.run(run())
+    assert looked == [A, B, A]
+
+
+def test_a_listener_sends_a_line_back() -> None:
+    async def run() -> bytes:
+        async with await listen("127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"cloister 0123\n")
+            line = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+            return line
+
+    assert asyncio.run(run()) == b"cloister 0123\n"
