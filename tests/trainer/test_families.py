@@ -11,10 +11,10 @@ import torch
 from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.layout import collate
-from cloister_trainer.train.lora import adapter_state, save_adapter, trainable_parameters
+from cloister_trainer.train.lora import save_adapter, trainable_parameters
 from cloister_trainer.train.selftests import check_base_loss, check_isolation, check_moved
 from support import tiny_models
-from support.tiny_models import ListExamples, all_with_experts, save_tiny_model, with_adapter
+from support.tiny_models import ListExamples, adapter_state, all_with_experts, save_tiny_model, with_adapter
 
 CPU = torch.device("cpu")
 PACKABLE = [name for name in tiny_models.SETTINGS if FAMILIES[name].packing]
