@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cost = (runs[1]["measuredSeconds"] - without) / count
     console = Console(width=110)
     console.print(
-        f"without: {runs[0]['seconds']:.1f} s and {runs[2]['seconds']:.1f} s, with {count}: {runs[1]['seconds']:.1f} s"
+        f"without: {runs[0]['measuredSeconds']:.1f} s and {runs[2]['measuredSeconds']:.1f} s, with {count}: {runs[1]['measuredSeconds']:.1f} s"
     )
     interval_s = parse_duration(Checkpoint().interval)
     console.print(f"one checkpoint adds {cost:.2f} s: {cost / interval_s:.2%} of the run at the default interval")
