@@ -25,13 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     setting = Setting("SmolLM2-135M", smollm2(), "short", "BF16", options.steps)
     runs = [measure(Contender("cloister", "cloister", variant=interval), setting) for interval in ("10m", "0s", "10m")]
-    without = (runs[0]["measuredSeconds"] + runs[2]["measuredSeconds"]) / 2
+    before, during, after = (run["measuredSeconds"] for run in runs)
     count = runs[1]["checkpoints"] - runs[0]["checkpoints"]
-    cost = (runs[1]["measuredSeconds"] - without) / count
+    cost = (during - (before + after) / 2) / count
     console = Console(width=110)
-    console.print(
-        f"without: {runs[0]['measuredSeconds']:.1f} s and {runs[2]['measuredSeconds']:.1f} s, with {count}: {runs[1]['measuredSeconds']:.1f} s"
-    )
+    console.print(f"without: {before:.1f} s and {after:.1f} s, with {count}: {during:.1f} s")
     interval_s = parse_duration(Checkpoint().interval)
     console.print(f"one checkpoint adds {cost:.2f} s: {cost / interval_s:.2%} of the run at the default interval")
 
