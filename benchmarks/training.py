@@ -97,8 +97,11 @@ def measure(contender: Contender, setting: Setting) -> dict[str, Any]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        with PeakMemory(running.pid) as memory:
-            running.wait(TIMEOUT_S)
+        try:
+            with PeakMemory(running.pid) as memory:
+                running.wait(TIMEOUT_S)
+        finally:
+            running.kill()
         told.seek(0)
         output = told.read()
     results = [line for line in output.splitlines() if line.startswith("RESULT ")]

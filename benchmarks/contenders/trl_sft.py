@@ -53,7 +53,7 @@ def main(asked: Options) -> None:
             for row in rows
         ]
     )
-    variant = dict(TRL_VARIANTS[asked.variant])
+    variant = TRL_VARIANTS[asked.variant]
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
