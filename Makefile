@@ -61,12 +61,12 @@ control-plane-binaries: setup ## Build the control plane's programs into the use
 ##@ Checks
 
 .PHONY: test
-test: lint typecheck verify ## All checks and tests that CI runs
-	$(BIN)/pytest -m "$(MARKERS)" --ignore=tests/cluster $(PYTEST_ARGS)
+test: lint typecheck verify $(if $(PYTEST_ARGS),,control-plane-binaries) ## All checks and tests that CI runs
+	$(BIN)/pytest -m "$(MARKERS)" $(PYTEST_ARGS)
 
 .PHONY: test-cluster
-test-cluster: setup control-plane-binaries ## Tests on a real Kubernetes control plane, whose programs the first call builds
-	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
+test-cluster: setup control-plane-binaries ## Only the tests on a real Kubernetes control plane
+	$(BIN)/pytest -m "$(MARKERS)" tests/cluster $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: setup ## The long tests

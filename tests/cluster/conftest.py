@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,12 @@ from support.seaweedfs import free_ports
 
 NAMED_CLUSTER = "CLOISTER_TEST_CLUSTER"
 """Environment: a context of the user's kubeconfig, for tests on a cluster that they did not start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests come last, so that their programs run beside no others."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.is_relative_to(here))
 
 
 @pytest.fixture(scope="session")
