@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cloister_api.yaml_tree import read_documents
 from cloister_operator.settings_file import SettingsError, load_configuration, parse_settings
-from support.operator_world import SETTINGS_YAML
+from support.operator_world import SETTINGS_YAML, World
+
+ROOT = Path(__file__).resolve().parents[3]
 
 WRONG = [
     ("profilez: {}", "settings.yaml:1: profilez: unknown field; did you mean profiles?"),
@@ -65,3 +68,12 @@ def test_a_file_that_is_not_there_says_how_to_name_it(tmp_path: Path) -> None:
 def test_the_settings_that_are_shipped_can_be_used() -> None:
     path = Path(__file__).resolve().parents[3] / "operator/manifests/settings.yaml"
     assert parse_settings(path.read_text(), str(path)).profiles["default"].gpu_memory == "80Gi"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/job.yaml")), ids=lambda path: path.parent.name)
+def test_every_example_is_accepted_with_the_settings_to_start_from(path: Path) -> None:
+    settings = ROOT / "operator" / "manifests" / "settings.yaml"
+    (job,) = read_documents(path.read_text())
+    world = World(admin=parse_settings(settings.read_text(), str(settings)), job=job.value)
+    status = world.settle()
+    assert (status.phase, status.message) == ("Preparing", None)
