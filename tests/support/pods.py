@@ -19,7 +19,8 @@ import pytest
 
 from support.child_process import Program
 
-HEAD_ADDRESS, WORKER_ADDRESS = "127.0.0.1", "127.0.0.2"
+HEAD_ADDRESS, WORKER_ADDRESS = "127.0.0.2", "127.0.0.3"
+"""On loopback, and not 127.0.0.1: `ray start` takes this machine's own address instead of it."""
 STARTED = "Ray runtime started."
 
 
@@ -87,7 +88,7 @@ class RayPods:
     def __enter__(self) -> RayPods:
         with ExitStack() as stack:
             # Sockets lie below it, whose paths may have 107 characters.
-            self._temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="pods-", ignore_cleanup_errors=True))
+            self._temporary = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             port = self._address.rpartition(":")[2]
             options = f"--head --port={port} --num-cpus=0 --include-dashboard=false"
             self.head = stack.enter_context(self._pod("head", HEAD_ADDRESS, options))

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from cloister_trainer.processes import POLL_S, Process, descendants, processes, send, wait_for_ends
@@ -48,7 +49,7 @@ def find_ray_start(found: dict[int, Process]) -> int | None:
     for process in found.values():
         ours = FIRST_PROCESS in {process.pid, process.parent} and process.user == os.getuid()
         words = [Path(word).name for word in process.command]
-        if ours and ("ray", "start") in zip(words, words[1:], strict=False):
+        if ours and ("ray", "start") in pairwise(words):
             return process.pid
     return None
 
