@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import pytest
 
 from cloister_api.events import CheckpointSaved, Event, Progress, Restarted, parse_event
 from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, PRE_STOP, WORKER_ENVIRONMENT
@@ -29,19 +28,6 @@ announce(pathlib.Path(sys.argv[1]))
 print("announced", flush=True)
 signal.pause()
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pods")
-
-
-@pytest.fixture(scope="module")
-def pods(folder: Path) -> Iterator[RayPods]:
-    require_namespaces()
-    environment = {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, "CLOISTER_SCRATCH": str(folder / "scratch")}
-    with RayPods(folder, environment) as found:
-        yield found
 
 
 def pre_stop(pod: Pod, timeout_s: float) -> str:
@@ -71,28 +57,28 @@ def driver_of(tiny: TinyRun, head: Pod) -> Iterator[Iterator[Event]]:
                 child.kill()
 
 
-def test_a_pod_without_training_ends_at_once(pods: RayPods) -> None:
-    with pods.worker() as worker:
-        assert "No rank makes steps" in pre_stop(worker, 15)
-        wait_until(worker.ended, 10, worker.log)
-        assert "No rank makes steps" in worker.log()
+def test_ranks_save_a_checkpoint_before_their_pod_ends_and_a_pod_without_ranks_ends_at_once(tmp_path: Path) -> None:
+    require_namespaces()
+    tiny = make_run(tmp_path, steps=100_000, checkpoint={"interval": "1h"})
+    environment = {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, "CLOISTER_SCRATCH": str(tmp_path / "scratch")}
+    with RayPods(tmp_path, environment) as pods:
+        with driver_of(tiny, pods.head) as events, pods.worker() as worker:
+            step = next(event.step for event in events if isinstance(event, Progress))
+            assert newest_step(open_storage(), tiny.run.layout) == 0
+            assert "Ranks asked for a checkpoint: 1; all ended within" in pre_stop(worker, 60)
+            saved = newest_step(open_storage(), tiny.run.layout)
+            assert saved >= step
+            wait_until(worker.ended, 10, worker.log)
+            told = []
+            for event in events:
+                told.append(event)
+                if isinstance(event, Restarted):
+                    break
+        assert [event.step for event in told if isinstance(event, CheckpointSaved)] == [saved]
 
-
-def test_ranks_save_a_checkpoint_before_their_pod_ends(pods: RayPods, folder: Path) -> None:
-    tiny = make_run(folder, steps=100_000, checkpoint={"interval": "1h"})
-    with driver_of(tiny, pods.head) as events, pods.worker() as worker:
-        step = next(event.step for event in events if isinstance(event, Progress))
-        assert newest_step(open_storage(), tiny.run.layout) == 0
-        assert "Ranks asked for a checkpoint: 1; all ended within" in pre_stop(worker, 60)
-        saved = newest_step(open_storage(), tiny.run.layout)
-        assert saved >= step
-        wait_until(worker.ended, 10, worker.log)
-        told = []
-        for event in events:
-            told.append(event)
-            if isinstance(event, Restarted):
-                break
-    assert [event.step for event in told if isinstance(event, CheckpointSaved)] == [saved]
+        assert "No rank makes steps" in pre_stop(pods.head, 15)
+        wait_until(pods.head.ended, 10, pods.head.log)
+        assert "No rank makes steps" in pods.head.log()
 
 
 def test_only_a_process_that_lives_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
