@@ -36,6 +36,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
@@ -184,7 +185,9 @@ class WorkerGroup:
     """A running start. `fit` waits in a thread, so that the caller's thread is free for messages and signals."""
 
     def __init__(self, start: Start) -> None:
-        self._sink = ray.remote(num_cpus=0)(EventSink).remote()
+        # Ray puts an actor that takes no CPU on any node; a worker that goes is not to take this one along.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._sink = ray.remote(num_cpus=0, scheduling_strategy=here)(EventSink).remote()
         self._error: BaseException | None = None
         gpus = start.run.spec.distribution.gpus_per_worker > 0
         self._trainer = Trainer(

@@ -26,6 +26,7 @@ from cloister_trainer.train.recorder import Recorder
 from cloister_trainer.train.saver import Saver
 from cloister_trainer.train.setup import Built, build, plan_again, prove_egress_of_all, share
 from cloister_trainer.train.state import TrainState, evaluation_due
+from cloister_trainer.train.stepping import announce
 from cloister_trainer.train.watchdog import Watchdog
 from cloister_trainer.train.worker_logs import RankLog, upload_log
 
@@ -120,6 +121,7 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     watchdog.beat()
     reset_peak_memory(context.device)
 
+    announce(context.scratch)
     with Saver(context, built.engine, state, best) as saver:
         stopped = make_steps(context, built, inputs, state, saver, tests, watchdog)
         saver.wait()

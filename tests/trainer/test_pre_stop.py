@@ -1,0 +1,101 @@
+"""A worker pod that is told to go: its ranks save a checkpoint, its Ray ends, and nothing waits for anything else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from cloister_api.events import CheckpointSaved, Event, Progress, Restarted, parse_event
+from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, PRE_STOP, WORKER_ENVIRONMENT
+from cloister_trainer.pre_stop import wait_for_checkpoint
+from cloister_trainer.storage import open_storage
+from cloister_trainer.train.checkpoint import newest_step
+from cloister_trainer.train.stepping import stepping_processes
+from support.pods import Pod, RayPods, require_namespaces, wait_until
+from support.tiny_run import UID, TinyRun, make_run
+
+ANNOUNCING = """
+import signal, sys, pathlib
+from cloister_trainer.train.stepping import announce
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+announce(pathlib.Path(sys.argv[1]))
+print("announced", flush=True)
+signal.pause()
+"""
+
+
+def pre_stop(pod: Pod, timeout_s: float) -> str:
+    """Run what the kubelet runs, and return what it says."""
+    with pod.command(*PRE_STOP) as process:
+        try:
+            _, said = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            pod.kill()
+            raise
+    assert process.returncode == 0, said
+    return said
+
+
+@contextmanager
+def driver_of(tiny: TinyRun, head: Pod) -> Iterator[Iterator[Event]]:
+    """The events of a driver in the head's container."""
+    run_file, plan_file = tiny.root / "run.json", tiny.root / "plan.json"
+    run_file.write_text(tiny.run.model_dump_json())
+    plan_file.write_text(tiny.plan.model_dump_json())
+    arguments = [str(run_file), str(plan_file), str(tiny.scratch)]
+    with head.command("python", "-m", "support.tiny_driver", *arguments) as process:
+        try:
+            yield (event for line in process.stdout or [] if (event := parse_event(line.rstrip("\n"), UID, 1)))
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+
+
+def test_ranks_save_a_checkpoint_before_their_pod_ends_and_a_pod_without_ranks_ends_at_once(tmp_path: Path) -> None:
+    require_namespaces()
+    tiny = make_run(tmp_path, steps=100_000, checkpoint={"interval": "1h"})
+    environment = {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, "CLOISTER_SCRATCH": str(tmp_path / "scratch")}
+    with RayPods(tmp_path, environment) as pods:
+        with driver_of(tiny, pods.head) as events, pods.worker() as worker:
+            step = next(event.step for event in events if isinstance(event, Progress))
+            assert newest_step(open_storage(), tiny.run.layout) == 0
+            assert "Ranks asked for a checkpoint: 1; all ended within" in pre_stop(worker, 60)
+            saved = newest_step(open_storage(), tiny.run.layout)
+            assert saved >= step
+            wait_until(worker.ended, 10, worker.log)
+            told = []
+            for event in events:
+                told.append(event)
+                if isinstance(event, Restarted):
+                    break
+        assert [event.step for event in told if isinstance(event, CheckpointSaved)] == [saved]
+
+        assert "No rank makes steps" in pre_stop(pods.head, 15)
+        wait_until(pods.head.ended, 10, pods.head.log)
+        assert "No rank makes steps" in pods.head.log()
+
+
+def test_only_a_process_that_lives_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ANNOUNCING, str(tmp_path / "runs" / "one")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "announced\n"
+        assert stepping_processes(tmp_path) == {process.pid}
+        process.terminate()
+        assert wait_for_checkpoint(tmp_path, {process.pid}, 0.3) == {process.pid}
+        process.kill()
+        assert wait_for_checkpoint(tmp_path, {process.pid}, 60) == set()
+    assert stepping_processes(tmp_path) == set()
+
+
+def test_nothing_is_ended_outside_a_container(tmp_path: Path) -> None:
+    environment = {**os.environ, "CLOISTER_SCRATCH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, *PRE_STOP[1:]], env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (ran.returncode, "nothing was ended" in ran.stderr) == (0, True)
