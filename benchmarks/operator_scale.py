@@ -3,7 +3,7 @@
     PYTHONPATH=tests python -m benchmarks.operator_scale [--jobs 1000] [--training 100] [--idle 5000]
 
 etcd, kube-apiserver, controller manager, scheduler, KubeRay and kwok are started on this machine; kubelets and Ray
-dashboards are played as in tests/cluster. The operator is a process of its own with the rights that it ships. Everything,
+dashboards are played as in tests/cluster. The operator is a process of its own, with the rights that it ships. All of it,
 this program too, shares the machine's cores, so the seconds are those of a small cluster that is short of CPU.
 """
 
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.operator_meter import Meter, Reading
-from benchmarks.operator_world import Key, Object, Onlooker, PacedKubelet, Trainers
+from benchmarks.operator_world import Key, Onlooker, PacedKubelet, Trainers
 from cluster.control_plane.install import apply_crd
 from cluster.control_plane.kuberay import install_kuberay, start_kuberay
 from cluster.control_plane.kwok import create_node, start_kwok
