@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m benchmarks.operator_scale [--jobs 1000] [--training 100] [--idle 5000]
 
 etcd, kube-apiserver, controller manager, scheduler, KubeRay and kwok are started on this machine; kubelets and Ray
-dashboards are played as in tests/cluster. The operator is a process of its own with the rights that it ships. All of it,
-this program too, shares the machine's cores, so the seconds are those of a small cluster that is short of CPU.
+dashboards are played as in tests/cluster. The operator is a process of its own with the rights that it ships. All
+of it, this program too, shares the machine's cores, so the seconds are those of a small cluster that is short of CPU.
 """
 
 from __future__ import annotations
