@@ -13,7 +13,7 @@ from typing import Any, Self
 import urllib3
 
 from cloister_api.events import Progress, format_event
-from cluster.control_plane.api import Api
+from cluster.control_plane.api import Api, ApiError
 from cluster.control_plane.plane import ControlPlane
 from cluster.edges.kubelet import INTERVAL_S, Kubelet
 from cluster.edges.pod_status import Ended, Pod, Running, State, role_of
@@ -65,8 +65,8 @@ class Follower(Api):
                 for found in listing["items"]:
                     self._tell("ADDED", found)
                 self._follow(listing["metadata"]["resourceVersion"])
-            except urllib3.exceptions.HTTPError:
-                continue  # the API server is away
+            except (ApiError, urllib3.exceptions.HTTPError):
+                self._ended.wait(INTERVAL_S)  # the API server is away, or makes the kind ready
 
     def _follow(self, version: str) -> None:
         """Tell changes until the end, or until the server has forgotten the version."""
