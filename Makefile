@@ -92,6 +92,10 @@ verify: setup ## Generated files are what the models generate
 bench: setup ## Measure against plain loops and other trainers, as ratios
 	$(BIN)/python -m benchmarks
 
+.PHONY: bench-operator
+bench-operator: setup control-plane-binaries ## Measure the operator with thousands of jobs on a real Kubernetes control plane
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.operator_scale
+
 ##@ Dependencies
 
 .PHONY: lock

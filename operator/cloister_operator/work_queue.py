@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from cloister_operator.store import Key
 
@@ -18,29 +17,42 @@ Work = Callable[[Key], Awaitable[float | None]]
 
 
 class WorkQueue:
-    """Keys with the time at which they are due."""
+    """Keys that are due, in the order in which they became due, and keys that wait for their time.
+
+    What waits is a timer of the event loop, so that thousands of waiting keys cost nothing until their time comes.
+    A key that is due while somebody works at it is free for the next one as soon as that work ends.
+    """
 
     def __init__(self) -> None:
-        self._due: dict[Key, float] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._due: set[Key] = set()
         self._busy: set[Key] = set()
+        self._free: asyncio.Queue[Key] = asyncio.Queue()
+        """Exactly the keys that are due and not busy."""
         self._failures: dict[Key, int] = {}
-        self._changed = asyncio.Event()
 
     def add(self, key: Key, after: float = 0.0) -> None:
         """Look at a job so many seconds from now, or earlier when it is due earlier."""
-        due = asyncio.get_running_loop().time() + after
-        if key not in self._due or due < self._due[key]:
-            self._due[key] = due
-            self._changed.set()
+        loop = asyncio.get_running_loop()
+        due, timer = loop.time() + after, self._timers.get(key)
+        if key in self._due or (timer is not None and timer.when() <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        if after > 0:
+            self._timers[key] = loop.call_at(due, self._is_due, key)
+        else:
+            self._is_due(key)
 
     def __len__(self) -> int:
-        now = asyncio.get_running_loop().time()
-        return sum(due <= now for due in self._due.values())
+        """How many are due now."""
+        return len(self._due)
 
     async def run(self, work: Work) -> None:
         """Work until cancelled. Several may run at once; what one works at, no other takes."""
         while True:
-            key = await self._next()
+            key = await self._free.get()
+            self._due.discard(key)
             self._busy.add(key)
             try:
                 again = await work(key)
@@ -54,20 +66,15 @@ class WorkQueue:
                 self.add(key, pause)
             finally:
                 self._busy.discard(key)
-                self._changed.set()
+                if key in self._due:
+                    self._free.put_nowait(key)
+
+    def _is_due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self._due.add(key)
+        if key not in self._busy:
+            self._free.put_nowait(key)
 
     def _pause(self, key: Key) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         return float(min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), LONGEST_PAUSE_SECONDS))
-
-    async def _next(self) -> Key:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._changed.clear()
-            free = [(due, key) for key, due in self._due.items() if key not in self._busy]
-            due, key = min(free, default=(None, None))
-            if due is not None and key is not None and due <= loop.time():
-                del self._due[key]
-                return key
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if due is None else due - loop.time())
