@@ -66,12 +66,9 @@ def assert_complete_at_the_first_attempt(scene: Scene) -> None:
     status = scene.wait_for("Complete")
     assert [attempt["reason"] for attempt in status["attempts"]] == ["Complete"]
     assert (status["attempt"], status.get("retries", 0)) == (1, 0)
-    conditions = scene.conditions()
-    expected = {"Accepted": "True", "Prepared": "True", "Running": "False", "Published": "True", "Complete": "True"}
-    assert {kind: conditions[kind][0] for kind in expected if kind in conditions} == {
-        kind: value for kind, value in expected.items() if kind in conditions
-    }
-    assert "Failed" not in conditions
+    holds = {kind for kind, (value, _) in scene.conditions().items() if value == "True"}
+    assert {"Accepted", "Prepared", "Published", "Complete"} <= holds
+    assert "Failed" not in holds
 
 
 def test_an_operator_killed_whenever_something_is_new_ends_where_others_end(scene: Scene) -> None:
