@@ -108,6 +108,7 @@ def test_a_false_failure_is_judged_by_publish_or_tried_again_without_counting(do
         (True, {"job_status": "RUNNING", "deployment": "Failed", "reason": "AppFailed", "message": NOT_FOUND}, False),
         (True, {"job_status": "FAILED", "deployment": "Failed", "reason": "AppFailed", "message": NOT_FOUND}, True),
         (True, {"job_status": "STOPPED", "deployment": "Complete"}, True),
+        (False, {"deployment": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"}, True),
     ],
 )  # fmt: skip
 def test_which_ends_count(began: bool, status: dict[str, str], counted: bool) -> None:
