@@ -16,7 +16,7 @@ from cloister_api.reasons import FailureReason
 from cluster.control_plane.access import wait_until
 from cluster.edges.pod_status import Ended, Waiting
 from cluster.operator_jobs import Scene, failed
-from cluster.ray_jobs import create_batch_job
+from cluster.ray_jobs import create_batch_job, pod_spec
 
 pytest_plugins = ["cluster.operator_fixtures"]
 
@@ -237,3 +237,17 @@ def test_a_child_s_name_that_is_taken_is_never_touched(scene: Scene) -> None:
     (still,) = scene.items("jobs")
     assert (still["metadata"]["uid"], still["spec"]) == (foreign["metadata"]["uid"], foreign["spec"])
     assert "ownerReferences" not in still["metadata"]
+
+
+def test_a_pod_that_somebody_labels_like_the_job_s_own_proves_nothing(scene: Scene) -> None:
+    scene.preparing()
+    (real,) = scene.pods("prepare")
+    pods = f"/api/v1/namespaces/{scene.namespace}/pods"
+    labels = {key: value for key, value in real["metadata"]["labels"].items() if key.startswith("cloister.dev/")}
+    forged = {"metadata": {"name": "forged", "labels": labels}, "spec": pod_spec("prepare") | {"restartPolicy": "Never"}}
+    scene.plane.api.create(pods, forged)
+    scene.kubelet.order(failed("DatasetInvalid"), scene.namespace, pod="forged")
+    wait_until(lambda: scene.plane.api.get(f"{pods}/forged")["status"]["phase"] == "Failed", "the forged evidence")
+    scene.prepare_succeeds()
+    scene.ray_says("RUNNING")
+    scene.wait_for("Training")
