@@ -115,7 +115,9 @@ class Scene:
 
     def pods(self, role: str) -> list[Object]:
         """The job's pods of one role that are not being deleted."""
-        return [pod for pod in self.items("pods") if role_of(pod) == role and "deletionTimestamp" not in pod["metadata"]]
+        return [
+            pod for pod in self.items("pods") if role_of(pod) == role and "deletionTimestamp" not in pod["metadata"]
+        ]
 
     def running(self, role: str) -> Object:
         """The pod of that role, once it runs."""

@@ -81,7 +81,9 @@ def driver_fails(reason: str) -> Callable[[Scene], Any]:
         scene.step_ends("submitter", Ended(0))
         scene.apply()
         seen = FailureSeen(reason=FailureReason(reason), message="It is so.", step=7, node="gpu-0")
-        scene.ray_says("FAILED", f"Job entrypoint command failed, last available logs:\nsome line\n{scene.line(seen)}\n")
+        scene.ray_says(
+            "FAILED", f"Job entrypoint command failed, last available logs:\nsome line\n{scene.line(seen)}\n"
+        )
 
     return play
 
@@ -244,7 +246,10 @@ def test_a_pod_that_somebody_labels_like_the_job_s_own_proves_nothing(scene: Sce
     (real,) = scene.pods("prepare")
     pods = f"/api/v1/namespaces/{scene.namespace}/pods"
     labels = {key: value for key, value in real["metadata"]["labels"].items() if key.startswith("cloister.dev/")}
-    forged = {"metadata": {"name": "forged", "labels": labels}, "spec": pod_spec("prepare") | {"restartPolicy": "Never"}}
+    forged = {
+        "metadata": {"name": "forged", "labels": labels},
+        "spec": pod_spec("prepare") | {"restartPolicy": "Never"},
+    }
     scene.plane.api.create(pods, forged)
     scene.kubelet.order(failed("DatasetInvalid"), scene.namespace, pod="forged")
     wait_until(lambda: scene.plane.api.get(f"{pods}/forged")["status"]["phase"] == "Failed", "the forged evidence")

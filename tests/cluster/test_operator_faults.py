@@ -17,9 +17,7 @@ from cluster.operator_jobs import DENY_POLICY, TIMEOUT_S, Scene
 pytest_plugins = ["cluster.operator_fixtures"]
 
 CHILDREN = ("jobs", "rayjobs", "rayclusters", "configmaps", "networkpolicies")
-PROGRESS = Progress(
-    step=3, total_steps=9, epoch=0.3, loss=1.5, learning_rate=1e-4, tokens_per_second=9, eta_seconds=60
-)
+PROGRESS = Progress(step=3, total_steps=9, epoch=0.3, loss=1.5, learning_rate=1e-4, tokens_per_second=9, eta_seconds=60)
 
 
 class Sightings:
