@@ -2,8 +2,8 @@
 
 `python -m benchmarks.training` runs every contender in a process of its own, one after another, and prints tokens/s,
 peak memory and the ratios. Memory is what all processes of a contender hold together, shared pages counted once (PSS).
-`--quick` measures SmolLM2 in bfloat16 on short rows only; `--against own` only our own loop, `all` every setting of
-TRL; more `--rounds` take each contender's median.
+`--model`, `--precision` and `--rows` measure a part; `--against own` only our own loop, `all` every setting of TRL;
+more `--rounds` take each contender's median.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmarks.models import random_llama, smollm2
 TIMEOUT_S = 1800
 TRL_FOR = {"short": ("padded-4", "padded-8", "packed"), "long": ("padded-1", "padded-2", "packed")}
 """Settings of TRL worth trying; the first is the fastest on two cores."""
+MODELS = {"SmolLM2-135M": smollm2, "Llama-100M": random_llama}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def compare(setting: Setting, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the chosen settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="SmolLM2, BF16, short rows only")
+    parser.add_argument("--model", choices=sorted(MODELS), help="only this model")
+    parser.add_argument("--precision", choices=["BF16", "FP32"], help="only this precision")
+    parser.add_argument("--rows", choices=["short", "long"], help="only these rows")
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each contender (default: 4)")
     parser.add_argument("--rounds", type=int, default=1, help="times that each contender is measured (default: 1)")
     parser.add_argument(
@@ -149,10 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     console = Console(width=110)
-    models = {"SmolLM2-135M": smollm2()} if options.quick else {"SmolLM2-135M": smollm2(), "Llama-100M": random_llama()}
-    precisions = ["BF16"] if options.quick else ["BF16", "FP32"]
-    workloads = ["short"] if options.quick else ["short", "long"]
-    for (model, folder), precision, workload in product(models.items(), precisions, workloads):
+    models = [options.model] if options.model else list(MODELS)
+    precisions = [options.precision] if options.precision else ["BF16", "FP32"]
+    workloads = [options.rows] if options.rows else ["short", "long"]
+    for model, precision, workload in product(models, precisions, workloads):
+        folder = MODELS[model]()
         compare(Setting(model, folder, workload, precision, options.steps, options.rounds, options.against), console)
 
 

@@ -60,6 +60,7 @@ class ConditionReason(ApiEnum):
     ACCEPTED = "Accepted"
     PREPARING = "Preparing"
     PREPARED = "Prepared"
+    ALREADY_TRAINED = "AlreadyTrained"
     QUEUED = "Queued"
     ADMITTED = "Admitted"
     CPU_QUOTA = "CpuQuota"
@@ -207,6 +208,7 @@ _CONDITION_MEANINGS: dict[ConditionReason, str] = {
     _C.ACCEPTED: "The job's fields and the administrator's settings allow it to run.",
     _C.PREPARING: "The inputs are being checked and tokenised.",
     _C.PREPARED: "The inputs are checked, the tokens stored, the plan is in status.",
+    _C.ALREADY_TRAINED: "The run in resumeFrom has trained this adapter to its end; publishing is all that is left.",
     _C.QUEUED: "The run waits for quota in its Kueue queue.",
     _C.ADMITTED: "Kueue gave the run its quota.",
     _C.CPU_QUOTA: "prepare or publish waits for CPU quota in the administrator's queue.",

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     parser.add_argument("--control-port", type=int, default=8444, help="port of the control listener")
     parser.add_argument("--canary-port", type=int, default=8445, help="port of the canary listener")
     parser.add_argument("--metrics-port", type=int, default=9090, help="port of the Prometheus metrics")
-    parser.add_argument("--health-port", type=int, default=8080, help="port of /healthz")
+    parser.add_argument("--health-port", type=int, default=8080, help="port of /healthz and /readyz")
     parser.add_argument("--verbose", action="store_true", help="say more in the log")
     options = parser.parse_args(arguments)
     named = {SETTINGS_ENVIRONMENT: options.settings} if options.settings else {}
@@ -43,13 +43,12 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     configure_logging(logging.DEBUG if options.verbose else logging.INFO)
     start_http_server(options.metrics_port)
     registry = kopf.OperatorRegistry()
-    Operator(configuration, options.control_port, options.canary_port).register(registry)
+    Operator(configuration, options.control_port, options.canary_port, options.health_port).register(registry)
     kopf.run(
         registry=registry,
         clusterwide=configuration.namespace is None,
         namespaces=[configuration.namespace] if configuration.namespace else [],
         standalone=True,
-        liveness_endpoint=f"http://0.0.0.0:{options.health_port}/healthz",
     )
     return 0
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.dynamic import DynamicClient
@@ -151,8 +152,8 @@ class Cluster:
         path = KINDS["Pod"].path(namespace, pod, "log")
         try:
             accept = {"Accept": "*/*"}
-            response = await self._request("get", "Pod", path, {"query_params": query, "header_params": accept})
-            return str(await response.text(errors="replace"))
+            answer = await self._request("get", "Pod", path, {"query_params": query, "header_params": accept})
+            return answer.decode(errors="replace")
         except ClusterError as error:
             if error.status in (400, 404):
                 return ""
@@ -160,19 +161,20 @@ class Cluster:
 
     async def _call(self, verb: str, kind: str, path: str, **parameters: Any) -> Object:
         """An answer in JSON."""
-        response = await self._request(verb, kind, path, parameters)
-        found: Object = await response.json()
+        found: Object = json.loads(await self._request(verb, kind, path, parameters))
         return found
 
-    async def _request(self, verb: str, kind: str, path: str, parameters: dict[str, Any]) -> Any:
+    async def _request(self, verb: str, kind: str, path: str, parameters: dict[str, Any]) -> bytes:
+        """The whole body of an answer."""
         self._count(verb, kind)
         try:
-            return await self._client.request(
+            response = await self._client.request(
                 verb, path, serialize=False, _request_timeout=TIMEOUT_SECONDS, **parameters
             )
+            return bytes(await response.read())
         except DynamicApiError as error:
             raise ClusterError(error.status, f"{verb} {path}: {error.status} {_words(error)}") from None
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, aiohttp.ClientError) as error:
             raise ClusterError(0, f"{verb} {path}: {type(error).__name__}") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import kopf
@@ -13,6 +13,7 @@ from cloister_api.status import FineTuneJobStatus
 from cloister_operator import metrics
 from cloister_operator.cluster import Cluster, ClusterError, connect
 from cloister_operator.decide.audit import deletion_entry
+from cloister_operator.health import serve_health
 from cloister_operator.listeners import listen
 from cloister_operator.logs import FIELDS
 from cloister_operator.names import JOB_LABEL, MANAGED_BY_LABEL, MANAGER
@@ -21,9 +22,12 @@ from cloister_operator.observe.observation import UnreadableStatusError, job_of,
 from cloister_operator.reconcile import Reconciler
 from cloister_operator.settings_file import Configuration
 from cloister_operator.store import Key, Object, Store
-from cloister_operator.work_queue import WorkQueue
+from cloister_operator.work_queue import Work, WorkQueue
 
 RESYNC_SECONDS = 300.0
+RELIST_SECONDS = 30.0
+"""Between two lists when a watch began anew: kopf lists again after it lost events, and tells nothing of deletions."""
+RETRY_SECONDS = 5.0
 COUNT_SECONDS = 15.0
 WORKERS = 8
 WATCHED = {
@@ -42,13 +46,15 @@ log = logging.getLogger(__name__)
 class Operator:
     """The store, the queue and the reconciler of one process."""
 
-    def __init__(self, configuration: Configuration, control_port: int, canary_port: int) -> None:
+    def __init__(self, configuration: Configuration, control_port: int, canary_port: int, health_port: int) -> None:
         self._configuration = configuration
         self._ports = (control_port, canary_port)
+        self._health_port = health_port
         self.store, self.queue = Store(), WorkQueue()
         self._open = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._reconciler: Reconciler | None = None
+        self._listed, self._watch_began = asyncio.Event(), asyncio.Event()
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch."""
@@ -68,10 +74,15 @@ class Operator:
         for port in self._ports:
             await self._open.enter_async_context(await listen("", port))
         reconciler = self._reconciler = Reconciler(cluster, self.store, self._configuration.settings)
-        await self._resync(cluster, reconciler)
-        self._tasks = [asyncio.create_task(self.queue.run(self._timed(reconciler))) for _ in range(WORKERS)]
-        self._tasks.append(asyncio.create_task(self._resync_for_ever(cluster, reconciler)))
+        work = self._timed(reconciler)
+        self._tasks = [asyncio.create_task(self._work_when_listed(work)) for _ in range(WORKERS)]
+        self._tasks.append(asyncio.create_task(self._keep_listing(cluster, reconciler)))
         self._tasks.append(asyncio.create_task(self._count_for_ever()))
+        await self._open.enter_async_context(serve_health(self._health_port, self._is_alive, self._listed.is_set))
+
+    def _is_alive(self) -> bool:
+        """Whether everything that runs for ever still does."""
+        return not any(task.done() for task in self._tasks)
 
     async def _stop(self, **_: Any) -> None:
         for task in self._tasks:
@@ -81,6 +92,8 @@ class Operator:
 
     async def _see(self, event: kopf.RawEvent, param: Any = None, **_: Any) -> None:
         found: Object = event["object"]
+        if event["type"] is None:
+            self._watch_began.set()
         if event["type"] == "DELETED":
             self.store.drop(param, found)
             if self._reconciler is not None and param == "Pod":
@@ -100,7 +113,7 @@ class Operator:
         owner = self.store.by_uid("RayJob", name) or self.store.by_uid("Job", name)
         return namespace, reading.labels(owner).get(JOB_LABEL, "") if owner else ""
 
-    def _timed(self, reconciler: Reconciler) -> Any:
+    def _timed(self, reconciler: Reconciler) -> Work:
         async def work(key: Key) -> float | None:
             metrics.QUEUE_DEPTH.set(len(self.queue))
             with metrics.RECONCILE_SECONDS.time():
@@ -117,13 +130,24 @@ class Operator:
             metrics.count_jobs(self.store.all("FineTuneJob"))
             await asyncio.sleep(COUNT_SECONDS)
 
-    async def _resync_for_ever(self, cluster: Cluster, reconciler: Reconciler) -> None:
+    async def _work_when_listed(self, work: Work) -> None:
+        await self._listed.wait()
+        await self.queue.run(work)
+
+    async def _keep_listing(self, cluster: Cluster, reconciler: Reconciler) -> None:
+        """List at the start, when a watch began anew, and every few minutes. An API server that is away is waited for."""
         while True:
-            await asyncio.sleep(RESYNC_SECONDS)
+            self._watch_began.clear()
             try:
                 await self._resync(cluster, reconciler)
             except ClusterError as error:
-                log.warning("the lists are tried again later: %s", error)
+                log.warning("the lists are read again soon: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self._listed.set()
+            await asyncio.sleep(RELIST_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._watch_began.wait(), RESYNC_SECONDS - RELIST_SECONDS)
 
     async def _resync(self, cluster: Cluster, reconciler: Reconciler) -> None:
         """List every kind and replace what the store knows: a watch may have missed something."""

@@ -226,6 +226,30 @@ def test_what_ctrl_c_leaves_the_same_command_and_resume_from_go_on_with(desk: De
     assert adapter_bytes(desk.published("interrupted")) == adapter_bytes(undisturbed)
 
 
+def test_an_adapter_that_its_gate_kept_back_is_published_without_training_it_again(desk: Desk) -> None:
+    job = desk.job("gated")
+    ungated = job.read_text().replace("fraction: 0", "fraction: 0.2").replace(f"maxSteps: {STEPS}", "maxSteps: 4")
+    job.write_text(ungated + "  evaluation: {gate: {minRelativeImprovement: 0.9}}\n")
+    kept_back = desk.run("run", job)
+    assert kept_back.returncode == ExitCode.FAILED, kept_back.stderr
+    assert "EvaluationGateFailed" in kept_back.stderr
+    (earlier,) = (desk.folder / "out-gated" / "runs").iterdir()
+    judged = desk.job("judged")
+    output = judged.read_text().partition("output:")[2]
+    judged.write_text(f"{ungated.partition('output:')[0]}output:{output}  resumeFrom: {{uri: {earlier.as_uri()}}}\n")
+    published = desk.run("run", judged)
+    assert published.returncode == ExitCode.DONE, published.stderr
+    assert "publishing is all that is left" in published.stderr
+    assert [json.loads(line)["event"] for line in published.stdout.splitlines() if line.startswith("{")] == ["done"]
+    assert adapter_bytes(desk.published("judged")) == adapter_bytes(earlier / "adapter")
+    longer = desk.job("longer")
+    longer.write_text(judged.read_text().replace("out-judged", "out-longer").replace("maxSteps: 4", "maxSteps: 6"))
+    trained = desk.run("run", longer)
+    assert trained.returncode == ExitCode.DONE, trained.stderr
+    steps = [json.loads(line).get("step") for line in trained.stdout.splitlines() if '"event":"progress"' in line]
+    assert steps[-1] == 6 and 4 not in steps
+
+
 def test_kill_9_and_the_same_command_again_end_with_the_same_adapter(desk: Desk, undisturbed: Path) -> None:
     job = desk.job("killed")
     job.write_text(job.read_text() + "  checkpoint: {interval: 1s}\n")

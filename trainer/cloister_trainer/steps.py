@@ -55,6 +55,7 @@ def prepare_step(context: StepContext) -> dict[str, Any]:
     """Check, tokenise and plan; the result is what status shows of it, with this step's egress proof."""
     from cloister_trainer.prepare.main import prepare
     from cloister_trainer.publish.check import Reused
+    from cloister_trainer.train.staged import completed_checks
 
     egress = prove_egress(context.run)
     with full_disk_named(context):
@@ -71,6 +72,7 @@ def prepare_step(context: StepContext) -> dict[str, Any]:
         }
     plan, data = found.plan, found.data
     return {
+        **({"staged": True} if completed_checks(context.run, context.storage) is not None else {}),
         "plan": {
             "zeroStage": plan.zero_stage,
             "microBatchTokens": plan.micro_batch_tokens,

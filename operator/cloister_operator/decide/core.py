@@ -103,7 +103,8 @@ def prepare(d: Draft, spec: FineTuneJobSpec) -> bool:
         keep_deadline(d, spec)
         return False
     d.set(plan=found.plan, license=found.license, retries=0, storage_unavailable_since=None)
-    d.condition(ConditionType.PREPARED, True, ConditionReason.PREPARED)
+    reason = ConditionReason.ALREADY_TRAINED if found.staged else ConditionReason.PREPARED
+    d.condition(ConditionType.PREPARED, True, reason)
     _note_egress(d, spec, found.egress)
     if found.reused is not None:
         message = found.message or ConditionReason.ALREADY_PUBLISHED.meaning

@@ -59,9 +59,10 @@ class Draft:
         """The job advances: there is nothing to say."""
         self.set(phase=phase, reason=None, message=None)
 
-    def holds(self, kind: ConditionType) -> bool:
-        """Whether a condition is True."""
-        return any(found.type is kind and found.status == "True" for found in self.status.conditions or [])
+    def holds(self, kind: ConditionType, reason: ConditionReason | None = None) -> bool:
+        """Whether a condition is True, and for this reason when one is given."""
+        found = next((found for found in self.status.conditions or [] if found.type is kind), None)
+        return found is not None and found.status == "True" and reason in (None, found.reason)
 
     def condition(self, kind: ConditionType, value: bool, reason: Reason, message: str = "") -> None:
         """Set a condition; its transition time moves only with its value."""

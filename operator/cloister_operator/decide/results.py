@@ -32,6 +32,8 @@ class Prepared:
     evaluation: EvaluationStatus | None
     egress: EgressProof
     message: str
+    staged: bool = False
+    """The adapter was trained before, by the run in resumeFrom."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def read_prepared(result: Mapping[str, Any]) -> Prepared | None:
         evaluation=evaluation_of(result),
         egress=_proof(result),
         message=message if isinstance(message, str) else "",
+        staged=result.get("staged") is True,
     )
 
 

@@ -31,7 +31,9 @@ class Outcome(Enum):
 
 
 def is_trained(d: Draft) -> bool:
-    """Whether an attempt staged an adapter."""
+    """Whether an attempt staged an adapter, or the run in resumeFrom had."""
+    if d.holds(ConditionType.PREPARED, ConditionReason.ALREADY_TRAINED):
+        return True
     return bool(d.status.attempts) and (d.status.attempts or [])[-1].reason == STAGED
 
 

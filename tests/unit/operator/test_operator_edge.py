@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import aiohttp
+
+from cloister_operator.health import serve_health
 from cloister_operator.listeners import listen
 from cloister_operator.reconcile import Reconciler
 from cloister_operator.store import Key, Store
 from cloister_operator.work_queue import WorkQueue
 from support.memory_cluster import KINDS, MemoryCluster
 from support.operator_world import World
+from support.seaweedfs import free_ports
 
 A, B = ("legal", "a"), ("legal", "b")
 
@@ -138,3 +142,23 @@ def test_a_listener_sends_a_line_back() -> None:
             return line
 
     assert asyncio.run(run()) == b"cloister 0123\n"
+
+
+def test_health_tells_what_holds_now() -> None:
+    holds = {"alive": True, "ready": False}
+
+    async def ask() -> dict[str, int]:
+        answers = {}
+        async with (
+            serve_health(port, lambda: holds["alive"], lambda: holds["ready"]),
+            aiohttp.ClientSession() as client,
+        ):
+            for path in ("healthz", "readyz"):
+                async with client.get(f"http://127.0.0.1:{port}/{path}") as answer:
+                    answers[path] = answer.status
+        return answers
+
+    (port,) = free_ports(1)
+    assert asyncio.run(ask()) == {"healthz": 200, "readyz": 503}
+    holds.update(alive=False, ready=True)
+    assert asyncio.run(ask()) == {"healthz": 503, "readyz": 200}

@@ -9,6 +9,17 @@ from cloister_operator.names import Step
 from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World
 
 
+def test_an_adapter_that_the_run_in_resume_from_trained_is_published_without_a_gpu() -> None:
+    world = World({"spec.resumeFrom": {"uri": "s3://cloister-runs/legal/earlier"}})
+    world.settle()
+    world.succeed(Step.PREPARE, {**PREPARED, "staged": True})
+    assert world.settle().phase == "Publishing"
+    assert world.conditions()["Prepared"] == ("True", "AlreadyTrained")
+    assert not list(world.ray_jobs())
+    world.succeed(Step.PUBLISH, PUBLISHED)
+    assert world.settle().phase == "Complete"
+
+
 def progress(step: int = 12) -> Progress:
     return Progress(
         step=step, total_steps=120, epoch=0.3, loss=1.23456, learning_rate=2e-4, tokens_per_second=9000, eta_seconds=90

@@ -19,6 +19,7 @@ from cloister_trainer.model.settings import check_before_data
 from cloister_trainer.prepare.data import prepare_tokens
 from cloister_trainer.prepare.initial_adapter import adapter_fingerprint
 from cloister_trainer.prepare.job import read_chat_template
+from cloister_trainer.prepare.take_over import take_over
 from cloister_trainer.publish.base_files import CHAT_TEMPLATE
 from cloister_trainer.publish.check import Reused, check_output
 from cloister_trainer.publish.cleanup import Clock, clean_up, utc_now
@@ -60,6 +61,8 @@ def prepare(
         if (reused := check_output(run, storage, key, signing_key)) is not None:
             clean_up(run, plan, reused.sealed, storage, clock)
             return reused
+    if take_over(run, plan, storage, workspace.run(run.uid) / "prepare"):
+        reporter.say("The run in resumeFrom has trained this adapter to its end; publishing is all that is left.")
     storage.write(run.layout.run_file, run.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
     storage.write(run.layout.plan_file, plan.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode())
     return plan
