@@ -135,7 +135,7 @@ class Operator:
         await self.queue.run(work)
 
     async def _keep_listing(self, cluster: Cluster, reconciler: Reconciler) -> None:
-        """List at the start, when a watch began anew, and every few minutes. An API server that is away is waited for."""
+        """List at the start, when a watch began anew, and every few minutes; wait for an API server that is away."""
         while True:
             self._watch_began.clear()
             try:

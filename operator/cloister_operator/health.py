@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -22,7 +22,7 @@ async def serve_health(port: int, alive: Callable[[], bool], ready: Callable[[],
         await runner.cleanup()
 
 
-def _answer(holds: Callable[[], bool]) -> Callable[[web.Request], object]:
+def _answer(holds: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text="ok\n") if holds() else web.Response(status=503, text="not yet\n")
 
