@@ -26,7 +26,7 @@ allowed:
   uriPrefixes: [s3://models, s3://datasets, "s3://adapters/{{namespace}}", pvc://weights]
   claims: [weights]
 """
-TIMEOUT_S = 90.0
+TIMEOUT_S = 60.0
 DENY_POLICY = "cloister-default-deny"
 SUBMITTED_BY = "batch.kubernetes.io/job-name"
 PATHS = {
