@@ -53,8 +53,8 @@ def test_a_job_waits_in_its_queue_and_trains_when_there_is_quota(scene: Scene) -
     scene.prepare_succeeds()
     scene.ray_says("RUNNING")
     scene.apply(QUEUED)
-    status = scene.wait_for("Queued", "Queued", "Waiting for 1 nvidia.com/gpu in queue research since ")
-    assert "insufficient quota for nvidia.com/gpu" in status["message"]
+    status = scene.wait_for("Queued", "Queued", "insufficient quota for nvidia.com/gpu")
+    assert status["message"].startswith("Waiting for 1 nvidia.com/gpu in queue research since ")
     assert scene.conditions()["QuotaReserved"] == ("False", "Queued")
     assert is_suspended(scene, "contracts-1")
     assert scene.names("rayclusters") == []
