@@ -165,6 +165,9 @@ class Operator:
         for key in lost:
             if key[1]:
                 self.queue.add(key)
+        for policy in self.store.all("NetworkPolicy"):
+            if not (key := self.store.key("NetworkPolicy", policy))[1]:
+                self.queue.add(key)  # the namespace's own: nobody saw whether its last job went
 
 
 def _tell_deletion(job: Object) -> None:

@@ -18,7 +18,7 @@ from cloister_operator.logs import FIELDS
 from cloister_operator.names import DENY_POLICY, JOB_LABEL, ROLE_LABEL, Role, run_file_name
 from cloister_operator.observe import reading
 from cloister_operator.observe.children import Objects
-from cloister_operator.observe.observation import UnreadableStatusError, observe
+from cloister_operator.observe.observation import UnreadableStatusError, is_own, observe
 from cloister_operator.render.ray_job import SUBMITTER_CONTAINER
 from cloister_operator.settings import Settings
 from cloister_operator.store import Key, Object, Store
@@ -73,10 +73,10 @@ class Reconciler:
             for entry in audit_entries(seen.job, seen.status, decision.status):
                 log.info("%s %s/%s", entry["what"], *key, extra={FIELDS: entry})
         self._store.looked_at(key, departed)
-        for action in decision.actions:
-            await self._act(job, action)
         for event in decision.events:
             await self._tell(job, event)
+        for action in decision.actions:
+            await self._act(job, action)
         waits = [(decision.again_at - seen.now).total_seconds()] if decision.again_at else []
         if decision.status.phase in (Phase.QUEUED, Phase.TRAINING) and seen.runs:
             waits.append(PROGRESS_SECONDS)
@@ -107,15 +107,19 @@ class Reconciler:
         )
 
     async def _know_foundation(self, job: Object) -> None:
-        """Look once at what may stand under the names of the job's ConfigMap and policies, whoever made it."""
+        """Look at what stands under the names of the job's ConfigMap and policies, until it is what the job made."""
         namespace, name = reading.text(job, "metadata", "namespace"), reading.name(job)
         named = (("ConfigMap", run_file_name(name)), ("NetworkPolicy", name), ("NetworkPolicy", DENY_POLICY))
         for kind, each in named:
             key = (namespace, "" if each == DENY_POLICY else name)
-            if not any(reading.name(found) == each for found in self._store.of(kind, key)):
-                found = await self._cluster.get(kind, namespace, each)
-                if found is not None:
-                    self._remember(kind, found, key)
+            known = [found for found in self._store.of(kind, key) if reading.name(found) == each]
+            if any(is_own(found, reading.uid(job)) for found in known):
+                continue
+            for found in known:
+                self._store.drop(kind, found)
+            live = await self._cluster.get(kind, namespace, each)
+            if live is not None:
+                self._remember(kind, live, key)
 
     def _remember(self, kind: str, found: Object, key: Key) -> None:
         """Put an object where its name is looked for, even if its labels point elsewhere."""
@@ -238,6 +242,7 @@ class Reconciler:
             return None
         if action := unneeded_policy(jobs, pods.items, [policy]):
             await self._cluster.delete(action.kind, namespace, action.name, action.uid)
+            self._store.drop("NetworkPolicy", policy)
             return None
         return PODS_LEFT_SECONDS
 

@@ -33,11 +33,11 @@ def install_role(plane: ControlPlane, namespace: str) -> None:
     plane.api.create(f"{RBAC}/clusterrolebindings", binding)
 
 
-def operator(plane: ControlPlane, namespace: str, folder: Path) -> Program:
+def operator(plane: ControlPlane, namespace: str, folder: Path, settings_yaml: str = SETTINGS_YAML) -> Program:
     """The operator for all namespaces, not started; `namespace` holds its ServiceAccount."""
     install_role(plane, namespace)
     settings = folder / "settings.yaml"
-    settings.write_text(SETTINGS_YAML)
+    settings.write_text(settings_yaml)
     control, canary, metrics, health = free_ports(4)
     kubeconfig = plane.service_account_kubeconfig(namespace, ACCOUNT, folder)
     ports = {"control": control, "canary": canary, "metrics": metrics, "health": health}

@@ -22,6 +22,8 @@ REFUSED_PODS = frozenset({"FailedCreate", "FailedToCreateHeadPod", "FailedToCrea
 LOST_NODE_REASONS = frozenset({"NodeLost", "NodeShutdown", "Terminated", "NodeAffinity"})
 FALSE_FAILURE_REASON = "JobDeploymentStatusTransitionGracePeriodExceeded"
 JOB_NOT_FOUND = "Ray job not found in RayCluster"
+UNFINISHED = frozenset({"", "PENDING", "RUNNING"})
+"""What KubeRay last heard of a Ray job that it has not seen end."""
 _SECRET = re.compile(r"secret \"?([a-z0-9.-]+)\"? not found|in Secret ([a-z0-9.-]+)/([a-z0-9.-]+)", re.IGNORECASE)
 _CLAIM = re.compile(r"persistentvolumeclaim \"?([a-z0-9.-]+)\"? not found", re.IGNORECASE)
 _DISK = re.compile(r"ephemeral|disk|inodes", re.IGNORECASE)
@@ -181,5 +183,5 @@ def is_false_failure(run: RayRun, *, began: bool) -> bool:
     return (
         run.reason == FALSE_FAILURE_REASON
         or (run.reason == "SubmissionFailed" and began)
-        or (not run.job_status and JOB_NOT_FOUND in run.message)
+        or (run.job_status in UNFINISHED and JOB_NOT_FOUND in run.message)
     )

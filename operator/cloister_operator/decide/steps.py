@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from cloister_api.reasons import ConditionReason, FailureReason
@@ -11,7 +11,7 @@ from cloister_api.status import ConditionType, Phase
 from cloister_api.termination import Outcome
 from cloister_api.units import parse_duration
 from cloister_operator.decide.draft import Draft
-from cloister_operator.decide.evidence import Failure, obstacle, said_failure, step_failure
+from cloister_operator.decide.evidence import Failure, obstacle, pod_failure, said_failure, step_failure
 from cloister_operator.decide.messages import timestamp
 from cloister_operator.decide.retry import give_up, pause, storage_pause
 from cloister_operator.names import Step, step_name
@@ -20,6 +20,8 @@ from cloister_operator.render.step_jobs import step_job_object
 
 Result = TypeVar("Result")
 PHASES = {Step.PREPARE: Phase.PREPARING, Step.PUBLISH: Phase.PUBLISHING}
+SOONEST_LOOK = timedelta(seconds=2)
+RAREST_LOOK = timedelta(minutes=1)
 
 
 def run_step(d: Draft, step: Step, read: Callable[[Mapping[str, Any]], Result | None]) -> Result | None:
@@ -114,16 +116,23 @@ def _watch(d: Draft, step: Step, job: StepJob) -> None:
         if held:
             d.wait(phase, ConditionReason.CPU_QUOTA, f"Job {job.name} waits for quota{words}")
             return
+    if not running:
+        _look_for_events(d, job.created)
     stuck = obstacle(job.pods, job.notices)
-    said = said_failure(job)
+    ended = said_failure(job) or pod_failure(job.pods[-1:])
     if stuck and not wait_for(d, phase, stuck.reason, stuck.message, stuck.since):
         d.fail(Failure(FailureReason(stuck.reason), stuck.message))
-    elif not stuck and said and not running:
-        d.wait(phase, said.reason, f"{said.message} It is tried again by itself.")
-        if said.reason is FailureReason.STORAGE_UNAVAILABLE and d.status.storage_unavailable_since is None:
+    elif not stuck and ended and not running:
+        d.wait(phase, ended.reason, f"{ended.message} It is tried again by itself.")
+        if ended.reason is FailureReason.STORAGE_UNAVAILABLE and d.status.storage_unavailable_since is None:
             d.set(storage_unavailable_since=timestamp(d.o.now))
     elif not stuck:
         d.advance(phase)
+
+
+def _look_for_events(d: Draft, since: datetime) -> None:
+    """Warning Events are not watched: look for them soon after something was made, then ever more rarely."""
+    d.look_again(d.o.now + min(max(d.o.now - since, SOONEST_LOOK), RAREST_LOOK))
 
 
 def wait_for(d: Draft, phase: Phase, reason: FailureReason | ConditionReason, message: str, since: Any) -> bool:

@@ -141,7 +141,7 @@ class RayRun:
     @property
     def finished(self) -> bool:
         """KubeRay does nothing more with it but removing the cluster."""
-        return self.deployment in ("Complete", "Failed")
+        return self.deployment in ("Complete", "Failed", "ValidationFailed")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def observe(objects: Objects, settings: Settings, now: datetime) -> Observation:
         if reading.name(found) == step_name(name, step)
     }
     runs = [run for found in reading.controlled_by(objects.ray_jobs, uid) if (run := ray_run(objects, found))]
-    own_policies = [found for found in objects.network_policies if _is_own_policy(found, uid)]
+    own_policies = [found for found in objects.network_policies if is_own(found, uid)]
     return Observation(
         now=now,
         settings=settings,
@@ -94,7 +94,8 @@ def status_of(job: Object) -> FineTuneJobStatus:
     return found
 
 
-def _is_own_policy(policy: Object, uid: str) -> bool:
+def is_own(policy: Object, uid: str) -> bool:
+    """Whether the job with this UID made it; the policy that denies is every job's own."""
     if reading.name(policy) == DENY_POLICY:
         return reading.labels(policy).get(MANAGED_BY_LABEL) == MANAGER and not reading.deleting(policy)
     return text(reading.controller(policy), "uid") == uid
@@ -119,7 +120,7 @@ def _strangers(objects: Objects) -> tuple[Stranger, ...]:
     strangers += [
         Stranger("NetworkPolicy", DENY_POLICY, passing=reading.deleting(found))
         for found in denies
-        if not _is_own_policy(found, reading.uid(job))
+        if not is_own(found, reading.uid(job))
     ]
     return tuple(strangers)
 

@@ -20,6 +20,7 @@ from cluster.edges.pod_status import Pod, Running, State, is_final, role_of, sta
 INTERVAL_S = 0.2
 GONE = (404, 409)
 """The pod was deleted or made anew between our look and our write."""
+NOT_READY = (429, 500, 503, 504)
 
 
 class Kubelet:
@@ -88,11 +89,10 @@ class Kubelet:
             try:
                 for pod in self._plane.api.get("/api/v1/pods?fieldSelector=spec.nodeName!=")["items"]:
                     self._tend(pod)
-            except urllib3.exceptions.HTTPError:
-                continue  # the API server is away; a kubelet waits for it
             except BaseException as error:
-                self._failure = error
-                raise
+                if not _is_away(error):
+                    self._failure = error
+                    raise
 
     def _tend(self, pod: Pod) -> None:
         try:
@@ -128,6 +128,11 @@ class Kubelet:
     def _address(self, pod: Pod) -> str:
         number = len(self._addresses) + 1
         return self._addresses.setdefault(pod["metadata"]["uid"], f"10.245.{number // 250}.{number % 250 + 1}")
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether the API server does not answer, or is starting: a kubelet waits for it."""
+    return error.code in NOT_READY if isinstance(error, ApiError) else isinstance(error, urllib3.exceptions.HTTPError)
 
 
 def _path(pod: Pod) -> str:

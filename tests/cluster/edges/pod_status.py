@@ -106,15 +106,15 @@ def _status(
     ready = "running" in state
     done = {"Initialized": started, "PodReadyToStartContainers": phase in ("Pending", "Running")}
     conditions = done | {"Ready": ready, "ContainersReady": ready, "PodScheduled": True}
+    others = [each for each in pod.get("status", {}).get("conditions", []) if each["type"] not in conditions]
+    own = [{"type": name, "status": str(value), "lastTransitionTime": now} for name, value in conditions.items()]
     init = terminated(Ended(), now) if started else {"waiting": _described("PodInitializing", "")}
     return {
         "phase": phase,
         "podIP": address,
         "podIPs": [{"ip": address}],
         "startTime": pod.get("status", {}).get("startTime", now),
-        "conditions": [
-            {"type": name, "status": str(value), "lastTransitionTime": now} for name, value in conditions.items()
-        ],
+        "conditions": [*others, *own],
         "containerStatuses": [
             _container(pod, spec, state, ready=ready, last=last) for spec in pod["spec"]["containers"]
         ],

@@ -11,6 +11,7 @@ from cloister_operator.names import Step
 from support.operator_world import PREPARED, PUBLISHED, START, World, stamp
 
 GRACE = "JobDeploymentStatusTransitionGracePeriodExceeded"
+NOT_FOUND = "Submitter completed but Ray job not found in RayCluster."
 
 
 def training(changes: dict[str, object] | None = None) -> World:
@@ -103,9 +104,11 @@ def test_a_false_failure_is_judged_by_publish_or_tried_again_without_counting(do
     [
         (True, {"deployment": "Failed", "reason": "SubmissionFailed"}, False),
         (False, {"deployment": "Failed", "reason": "SubmissionFailed"}, True),
-        (True, {"deployment": "Failed", "reason": "AppFailed", "message": "Submitter completed but Ray job not found "
-         "in RayCluster."}, False),
+        (True, {"deployment": "Failed", "reason": "AppFailed", "message": NOT_FOUND}, False),
+        (True, {"job_status": "RUNNING", "deployment": "Failed", "reason": "AppFailed", "message": NOT_FOUND}, False),
+        (True, {"job_status": "FAILED", "deployment": "Failed", "reason": "AppFailed", "message": NOT_FOUND}, True),
         (True, {"job_status": "STOPPED", "deployment": "Complete"}, True),
+        (False, {"deployment": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"}, True),
     ],
 )  # fmt: skip
 def test_which_ends_count(began: bool, status: dict[str, str], counted: bool) -> None:

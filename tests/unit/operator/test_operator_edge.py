@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 
+from cloister_operator.cluster import ClusterError
 from cloister_operator.health import serve_health
 from cloister_operator.listeners import listen
+from cloister_operator.names import DENY_POLICY
 from cloister_operator.reconcile import Reconciler
 from cloister_operator.store import Key, Store
 from cloister_operator.work_queue import WorkQueue
@@ -162,3 +165,51 @@ def test_health_tells_what_holds_now() -> None:
     assert asyncio.run(ask()) == {"healthz": 200, "readyz": 503}
     holds.update(alive=False, ready=True)
     assert asyncio.run(ask()) == {"healthz": 503, "readyz": 200}
+
+
+def test_a_policy_of_an_earlier_job_is_looked_at_until_it_is_gone() -> None:
+    """Policies are not watched: what the store knows of them may be long gone."""
+    world, store = World(), Store()
+    earlier = {**world.job, "metadata": {"name": "contracts", "uid": "earlier"}}
+    policy = world.add("NetworkPolicy", "contracts", earlier)
+    policy["metadata"]["labels"] = {"cloister.dev/job": "contracts"}
+    store.put("FineTuneJob", world.job)
+    store.put("NetworkPolicy", policy)
+    reconciler = Reconciler(MemoryCluster(world), store, world.settings, clock=lambda: world.now)
+    asyncio.run(reconciler(("legal", "contracts")))
+    assert "earlier job" in (world.status.message or "")
+    del world.objects["NetworkPolicy", "contracts"]
+    asyncio.run(reconciler(("legal", "contracts")))
+    assert "NetworkPolicy contracts" in world.made
+
+
+def test_the_namespace_s_policy_is_made_anew_for_the_next_job() -> None:
+    world, store = World(), Store()
+    reconciler = Reconciler(MemoryCluster(world), store, world.settings, clock=lambda: world.now)
+    store.put("FineTuneJob", world.job)
+    asyncio.run(reconciler(("legal", "contracts")))
+    store.drop("FineTuneJob", world.job)
+    asyncio.run(reconciler(("legal", "contracts")))
+    world.collect()
+    assert ("NetworkPolicy", DENY_POLICY) not in world.objects
+    store.put("FineTuneJob", world.job)
+    asyncio.run(reconciler(("legal", "contracts")))
+    assert ("NetworkPolicy", DENY_POLICY) in world.objects
+
+
+def test_an_event_is_told_though_the_child_is_refused() -> None:
+    world, store = World(), Store()
+    cluster = MemoryCluster(world)
+    reconciler = Reconciler(cluster, store, world.settings, clock=lambda: world.now)
+    store.put("FineTuneJob", world.job)
+
+    async def refuse(rendered: dict[str, Any]) -> dict[str, Any]:
+        if rendered["kind"] == "Job":
+            raise ClusterError(403, "exceeded quota: small")
+        return await MemoryCluster.create(cluster, rendered)
+
+    cluster.create = refuse  # type: ignore[method-assign]
+    for _ in range(4):
+        with suppress(ClusterError):
+            asyncio.run(reconciler(("legal", "contracts")))
+    assert "PodsForbidden" in cluster.told

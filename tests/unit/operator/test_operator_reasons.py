@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cloister_api.events import CheckpointSaved, FailureSeen
 from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_operator.decide.messages import NEXT_STEPS
 from cloister_operator.names import Step
-from support.operator_world import PREPARED, World
+from support.operator_world import PREPARED, START, World
 
 TAINTED = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
 SAID_BY_PREPARE = [
@@ -90,6 +91,11 @@ def stuck(minutes: int, role: str = "prepare", **pod: Any) -> Callable[[World], 
 
 def unschedulable(message: str) -> list[dict[str, Any]]:
     return [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]
+
+
+def out_of_memory(world: World) -> None:
+    """The Job makes the next pod after a pause."""
+    world.pod(preparing(world), "prepare", phase="Failed", container="prepare", state=OOM)
 
 
 def said(step: Step, reason: str) -> Callable[[World], Any]:
@@ -286,6 +292,7 @@ CASES = [
     Case("no image", stuck(1, state=waiting("ErrImagePull")), "Preparing", "ImagePullFailed", "given up at"),
     Case("no image for 10 minutes", stuck(10, state=waiting("ImagePullBackOff")), "Failed", "ImagePullFailed"),
     Case("no image on the head", stuck(10, "head", state=waiting("ErrImagePull")), "Failed", "ImagePullFailed"),
+    Case("prepare out of memory", out_of_memory, "Preparing", "OutOfMemory", "It is tried again by itself."),
     Case("quota refuses", forbidden(1), "Preparing", "PodsForbidden", "exceeded quota: small"),
     Case("quota refuses for 10 minutes", forbidden(10), "Failed", "PodsForbidden", "exceeded quota: small"),
     Case("admission refuses", refused_by_admission, "Preparing", "PodsForbidden", "no Jobs on Sundays"),
@@ -330,6 +337,16 @@ def next_step(reason: str) -> str:
     if reason in FailureReason._value2member_map_:
         return FailureReason(reason).facts.action
     return NEXT_STEPS[ConditionReason(reason)]
+
+
+def test_events_are_looked_for_while_no_pod_runs() -> None:
+    world = World()
+    job = preparing(world)
+    for age, pause in ((0, 2), (30, 30), (3600, 60)):
+        world.now = START + timedelta(seconds=age)
+        assert world.decide().again_at == world.now + timedelta(seconds=pause)
+    world.pod(job, "prepare")
+    assert world.decide().again_at is None
 
 
 def test_the_table_has_every_reason() -> None:

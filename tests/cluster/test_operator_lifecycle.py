@@ -1,0 +1,142 @@
+"""What a job's owner does to it, on the real API: suspend, hold, delete; its time limits; an operator that was away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.control_plane.access import wait_until
+from cluster.operator_jobs import DENY_POLICY, Scene, failed
+
+pytest_plugins = ["cluster.operator_fixtures"]
+
+
+def has_ended(scene: Scene, plural: str, name: str) -> bool:
+    """Whether a Job or RayJob says that it is over."""
+    (found,) = [each for each in scene.items(plural) if each["metadata"]["name"] == name]
+    status: dict[str, Any] = found.get("status", {})
+    over = {"Complete", "Failed"}
+    conditions = {each["type"] for each in status.get("conditions", []) if each["status"] == "True"}
+    return bool(over & {status.get("jobDeploymentStatus"), *conditions})
+
+
+def test_a_job_can_be_born_suspended(scene: Scene) -> None:
+    scene.apply({"spec.suspend": True})
+    status = scene.wait_for("Suspended", "Suspended", "Set spec.suspend to false to go on.")
+    assert (scene.names("jobs"), status.get("attempt")) == ([], None)
+    assert DENY_POLICY in scene.names("networkpolicies"), "what guards the pods is there before them"
+    scene.edit(suspend=False)
+    scene.running("prepare")
+    assert scene.conditions()["Suspended"] == ("False", "Resumed")
+
+
+def test_suspended_while_preparing_it_prepares_anew(scene: Scene) -> None:
+    scene.preparing()
+    (before,) = scene.items("jobs")
+    scene.edit(suspend=True)
+    scene.wait_for("Suspended", "Suspended")
+    wait_until(lambda: not scene.items("jobs") and not scene.items("pods"), "prepare's end")
+    scene.edit(suspend=False)
+    scene.running("prepare")
+    (after,) = scene.items("jobs")
+    assert after["metadata"]["name"] == before["metadata"]["name"]
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    scene.prepare_succeeds()
+    scene.ray_says("RUNNING")
+    status = scene.wait_for("Training")
+    assert (status["attempt"], status.get("retries", 0)) == (1, 0)
+
+
+def test_suspended_while_training_it_goes_on_as_the_next_attempt_when_all_pods_are_gone(scene: Scene) -> None:
+    scene.training()
+    with scene.pods_linger():
+        scene.edit(suspend=True)
+        status = scene.wait_for("Suspended", "Suspended")
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Suspended"]
+        scene.edit(suspend=False)
+        scene.wait_for("Queued", "Starting", "The pods of contracts-1 end before the next attempt starts.")
+        assert scene.names("rayjobs") == ["contracts-1"]
+    scene.ray_says("RUNNING", attempt=2)
+    status = scene.wait_for("Training")
+    assert scene.names("rayjobs") == ["contracts-2"]
+    assert (status["attempt"], status.get("retries", 0)) == (2, 0)
+    assert scene.conditions()["Suspended"] == ("False", "Resumed")
+
+
+def test_a_job_held_after_its_plan_trains_when_it_is_released(scene: Scene) -> None:
+    scene.prepare_succeeds()
+    scene.apply({"spec.hold": "BeforeTraining"})
+    status = scene.wait_for("Held", "Held", "Look at status.plan")
+    assert status["plan"]["totalSteps"] == 120
+    assert scene.names("rayjobs") == []
+    scene.ray_says("RUNNING")
+    scene.edit(hold=None)
+    scene.wait_for("Training")
+
+
+@pytest.mark.parametrize("phase", ["preparing", "training", "publishing"])
+def test_a_deleted_job_leaves_nothing_and_is_guarded_to_the_last_pod(scene: Scene, phase: str) -> None:
+    getattr(scene, phase)()
+    with scene.pods_linger():
+        scene.delete()
+        wait_until(lambda: not scene.exists, "the job's end")
+        wait_until(lambda: all("deletionTimestamp" in pod["metadata"] for pod in scene.items("pods")), "the pods' ends")
+        assert scene.names("pods")
+        assert DENY_POLICY in scene.names("networkpolicies")
+    scene.wait_until_gone()
+
+
+def test_a_new_job_of_a_deleted_one_s_name_starts_from_the_beginning(scene: Scene) -> None:
+    scene.training()
+    old = scene.job["metadata"]["uid"]
+    with scene.pods_linger():
+        scene.delete()
+        wait_until(lambda: not scene.exists, "the job's end")
+        scene.kubelet.order(failed("DatasetInvalid"), scene.namespace, role="prepare")
+        scene.apply()
+        scene.wait_until(lambda status: status.get("phase") in ("Pending", "Preparing"), "a first look at the new job")
+    status = scene.wait_for("Failed", "DatasetInvalid")
+    assert "attempts" not in status
+    assert scene.job["metadata"]["uid"] != old
+
+
+def test_a_finished_job_is_deleted_when_its_time_is_over(scene: Scene) -> None:
+    scene.step_ends("prepare", failed("DatasetInvalid"))
+    scene.apply()
+    scene.wait_for("Failed", "DatasetInvalid")
+    scene.edit(ttlSecondsAfterFinished=1)
+    scene.wait_until_gone()
+
+
+def test_preparing_and_training_may_take_so_long_in_all(scene: Scene) -> None:
+    scene.training({"spec.activeDeadlineSeconds": 3600})
+    scene.wait_until(lambda status: "activeSince" in status, "the clock")
+    scene.edit(activeDeadlineSeconds=1)
+    status = scene.wait_for("Failed", "DeadlineExceeded", "spec.activeDeadlineSeconds is 1")
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["DeadlineExceeded"]
+    wait_until(lambda: scene.names("rayjobs") == [], "the run's end")
+
+
+def test_results_wait_for_an_operator_that_is_away(scene: Scene) -> None:
+    scene.preparing()
+    scene.operator.kill()
+    scene.prepare_succeeds()
+    wait_until(lambda: has_ended(scene, "jobs", "contracts-prepare"), "prepare's end")
+    scene.ray_says("RUNNING")
+    scene.operator.start()
+    scene.wait_for("Training")
+
+    scene.operator.kill()
+    scene.ray_ends("SUCCEEDED")
+    wait_until(lambda: has_ended(scene, "rayjobs", "contracts-1"), "the run's end")
+    scene.operator.start()
+    scene.running("publish")
+
+    scene.operator.stop()
+    scene.publish_succeeds()
+    wait_until(lambda: has_ended(scene, "jobs", "contracts-publish"), "publish's end")
+    scene.operator.start()
+    status = scene.wait_for("Complete")
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Complete"]
+    assert status["plan"]["totalSteps"] == 120
