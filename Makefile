@@ -61,7 +61,7 @@ control-plane-binaries: setup ## Build the control plane's programs into the use
 ##@ Checks
 
 .PHONY: test
-test: lint typecheck verify $(if $(PYTEST_ARGS),,control-plane-binaries) ## All checks and tests that CI runs
+test: lint typecheck verify $(if $(findstring tests/,$(PYTEST_ARGS)),,control-plane-binaries) ## All checks and tests that CI runs
 	$(BIN)/pytest -m "$(MARKERS)" $(PYTEST_ARGS)
 
 .PHONY: test-cluster

@@ -16,7 +16,10 @@ from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
 FIELD_MANAGER = "cloister-operator"
 TIMEOUT_SECONDS = 30
+LOG_TIMEOUT_SECONDS = 5
+"""A log comes from a kubelet, which may be away with its node."""
 LOG_LINES = 1000
+LOG_CHARACTERS = 256 * 1024
 
 Object = dict[str, Any]
 
@@ -152,8 +155,9 @@ class Cluster:
         path = KINDS["Pod"].path(namespace, pod, "log")
         try:
             accept = {"Accept": "*/*"}
-            answer = await self._request("get", "Pod", path, {"query_params": query, "header_params": accept})
-            return answer.decode(errors="replace")
+            parameters = {"query_params": query, "header_params": accept}
+            answer = await self._request("get", "Pod", path, parameters, LOG_TIMEOUT_SECONDS)
+            return answer.decode(errors="replace")[-LOG_CHARACTERS:]
         except ClusterError as error:
             if error.status in (400, 404):
                 return ""
@@ -164,13 +168,13 @@ class Cluster:
         found: Object = json.loads(await self._request(verb, kind, path, parameters))
         return found
 
-    async def _request(self, verb: str, kind: str, path: str, parameters: dict[str, Any]) -> bytes:
+    async def _request(
+        self, verb: str, kind: str, path: str, parameters: dict[str, Any], timeout_s: float = TIMEOUT_SECONDS
+    ) -> bytes:
         """The whole body of an answer."""
         self._count(verb, kind)
         try:
-            response = await self._client.request(
-                verb, path, serialize=False, _request_timeout=TIMEOUT_SECONDS, **parameters
-            )
+            response = await self._client.request(verb, path, serialize=False, _request_timeout=timeout_s, **parameters)
             return bytes(await response.read())
         except DynamicApiError as error:
             raise ClusterError(error.status, f"{verb} {path}: {error.status} {_words(error)}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -26,7 +27,8 @@ from cloister_operator.work_queue import Work, WorkQueue
 
 RESYNC_SECONDS = 300.0
 RELIST_SECONDS = 30.0
-"""Between two lists when a watch began anew: kopf lists again after it lost events, and tells nothing of deletions."""
+"""Between two lists when a watch began anew: kopf lists again after it lost events, and tells nothing of deletions.
+Where nothing at all is left of a kind it tells nothing, and the next list finds that out, RESYNC_SECONDS later."""
 RETRY_SECONDS = 5.0
 COUNT_SECONDS = 15.0
 WORKERS = 8
@@ -40,6 +42,9 @@ WATCHED = {
 }
 LABELLED = frozenset({"Job", "Pod", "RayJob", "RayCluster"})
 OWN_KINDS = ("ConfigMap", "NetworkPolicy")
+OPTIONAL = frozenset({"Workload"})
+MOST_TOLD = 10_000
+"""Deleted jobs that are remembered, so that each is told of once."""
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +60,7 @@ class Operator:
         self._tasks: list[asyncio.Task[None]] = []
         self._reconciler: Reconciler | None = None
         self._listed, self._watch_began = asyncio.Event(), asyncio.Event()
+        self._told: deque[str] = deque(maxlen=MOST_TOLD)
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch."""
@@ -96,10 +102,8 @@ class Operator:
             self._watch_began.set()
         if event["type"] == "DELETED":
             self.store.drop(param, found)
-            if self._reconciler is not None and param == "Pod":
-                self._reconciler.forget(found)
             if param == "FineTuneJob":
-                _tell_deletion(found)
+                self._tell_deletion(found)
         else:
             self.store.put(param, found)
         if (key := self._job_key(param, found))[1]:
@@ -140,8 +144,9 @@ class Operator:
             self._watch_began.clear()
             try:
                 await self._resync(cluster, reconciler)
-            except ClusterError as error:
-                log.warning("the lists are read again soon: %s", error)
+            except Exception as error:
+                log.warning("the lists are read again soon: %s", error or type(error).__name__)
+                log.debug("trace", exc_info=error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self._listed.set()
@@ -151,28 +156,42 @@ class Operator:
 
     async def _resync(self, cluster: Cluster, reconciler: Reconciler) -> None:
         """List every kind and replace what the store knows: a watch may have missed something."""
-        namespace = self._configuration.namespace
-        lost: set[Key] = set()
         for kind in (*WATCHED, *OWN_KINDS):
-            selector = JOB_LABEL if kind in LABELLED else f"{MANAGED_BY_LABEL}={MANAGER}" if kind in OWN_KINDS else ""
-            found = await cluster.list(kind, namespace, **({"label_selector": selector} if selector else {}))
-            if kind == "RayJob":
-                reconciler.ray_installed = found is not None
-            if found is not None:
-                lost |= self.store.replace(kind, found.items, found.version)
+            try:
+                await self._list_kind(kind, cluster, reconciler)
+            except ClusterError as error:
+                if kind not in OPTIONAL:
+                    raise
+                log.warning("the list of a kind that not every job needs cannot be read: %s", error)
         for job in self.store.all("FineTuneJob"):
             self.queue.add(self.store.key("FineTuneJob", job))
-        for key in lost:
-            if key[1]:
-                self.queue.add(key)
         for policy in self.store.all("NetworkPolicy"):
             if not (key := self.store.key("NetworkPolicy", policy))[1]:
                 self.queue.add(key)  # the namespace's own: nobody saw whether its last job went
 
+    async def _list_kind(self, kind: str, cluster: Cluster, reconciler: Reconciler) -> None:
+        selector = JOB_LABEL if kind in LABELLED else f"{MANAGED_BY_LABEL}={MANAGER}" if kind in OWN_KINDS else ""
+        selectors = {"label_selector": selector} if selector else {}
+        found = await cluster.list(kind, self._configuration.namespace, **selectors)
+        if kind == "RayJob":
+            reconciler.ray_installed = found is not None
+        if found is None:
+            return
+        before = self.store.all(kind) if kind == "FineTuneJob" else []
+        for key in self.store.replace(kind, found.items, found.version):
+            if key[1]:
+                self.queue.add(key)
+        for job in before:
+            if self.store.by_uid(kind, reading.uid(job)) is None:
+                self._tell_deletion(job)
 
-def _tell_deletion(job: Object) -> None:
-    try:
-        entry = deletion_entry(job_of(job), status_of(job))
-    except UnreadableStatusError:
-        entry = deletion_entry(job_of(job), FineTuneJobStatus())
-    log.info("deleted %s/%s", entry["namespace"], entry["name"], extra={FIELDS: entry})
+    def _tell_deletion(self, job: Object) -> None:
+        """Once, whether a watch told of it or a list lacked it."""
+        if reading.uid(job) in self._told:
+            return
+        self._told.append(reading.uid(job))
+        try:
+            entry = deletion_entry(job_of(job), status_of(job))
+        except UnreadableStatusError:
+            entry = deletion_entry(job_of(job), FineTuneJobStatus())
+        log.info("deleted %s/%s", entry["namespace"], entry["name"], extra={FIELDS: entry})

@@ -46,14 +46,18 @@ class Reconciler:
     ) -> None:
         self._cluster, self._store, self._settings, self._clock = cluster, store, settings, clock
         self.ray_installed = True
-        self._log_read: dict[str, tuple[datetime, str]] = {}
+        self._log_read: dict[Key, dict[str, tuple[datetime, str]]] = {}
+        self._submitters: dict[Key, dict[str, Object]] = {}
         self._refused: dict[Key, dict[str, str]] = {}
+        self._unreadable: dict[Key, str] = {}
 
     async def __call__(self, key: Key) -> float | None:
         """Look at a job once. Returns after how many seconds to look again."""
         jobs = self._store.of("FineTuneJob", key)
         if not jobs:
-            self._refused.pop(key, None)
+            for known in (self._refused, self._log_read, self._submitters, self._unreadable):
+                known.pop(key, None)
+            self._store.looked_at(key, self._store.departed(key))
             return await self._leave(key[0])
         job = max(jobs, key=reading.created)
         if not reading.deleting(job) and reading.text(job, "status", "phase") not in FINAL:
@@ -64,7 +68,10 @@ class Reconciler:
         try:
             seen = observe(await self._objects(key, job, departed), self._settings, self._clock())
         except UnreadableStatusError as error:
-            await self._tell(job, Event("Warning", "Internal", f"The job is left alone: {error}."))
+            version = reading.text(job, "metadata", "resourceVersion")
+            if self._unreadable.get(key) != version:
+                self._unreadable[key] = version
+                await self._tell(job, Event("Warning", "Internal", f"The job is left alone: {error}."))
             return None
         decision = decide(seen)
         if decision.status != seen.status:
@@ -85,9 +92,12 @@ class Reconciler:
     async def _objects(self, key: Key, job: Object, departed: list[Object]) -> Objects:
         store = self._store
         ray_jobs, jobs, pods = store.of("RayJob", key), store.of("Job", key), [*store.of("Pod", key), *departed]
-        jobs += await self._submitter_jobs(ray_jobs, pods, jobs)
-        clusters = store.of("RayCluster", key)
-        namespace = key[0]
+        clusters, namespace, logs, events = store.of("RayCluster", key), key[0], {}, []
+        if reading.text(job, "status", "phase") not in FINAL:  # an ended job's evidence is in its status
+            runs = reading.controlled_by(ray_jobs, reading.uid(job))
+            jobs += await self._submitter_jobs(key, runs, pods)
+            logs = await self._logs(key, runs, jobs, pods)
+            events = await self._events(namespace, [*jobs, *clusters], pods)
         owned = [reading.uid(found) for found in (*jobs, *ray_jobs)]
         accepted = bool(reading.text(job, "status", "startTime"))
         return Objects(
@@ -99,8 +109,8 @@ class Reconciler:
             workloads=[found for uid in owned for found in store.of("Workload", (namespace, uid))],
             config_maps=store.of("ConfigMap", key),
             network_policies=[*store.of("NetworkPolicy", key), *store.of("NetworkPolicy", (namespace, ""))],
-            events=await self._events(namespace, [*jobs, *clusters], pods),
-            logs=await self._logs(namespace, ray_jobs, pods),
+            events=events,
+            logs=logs,
             other_jobs=[] if accepted else store.all("FineTuneJob"),
             ray_installed=self.ray_installed,
             refused=self._refused.get(key, {}),
@@ -127,22 +137,21 @@ class Reconciler:
         if self._store.key(kind, found) != key:
             self._store.file(kind, found, key)
 
-    async def _submitter_jobs(self, ray_jobs: list[Object], pods: list[Object], known: list[Object]) -> list[Object]:
-        """KubeRay's submitter Jobs carry none of our labels, so no watch shows them."""
-        uids = {reading.uid(found) for found in known}
-        found: list[Object] = []
-        for pod in pods:
-            owner = reading.controller(pod)
-            if reading.labels(pod).get(ROLE_LABEL) != Role.SUBMITTER or reading.text(owner, "uid") in uids:
-                continue
-            for ray_job in ray_jobs:
-                if reading.name(ray_job) == reading.text(owner, "name"):
-                    namespace = reading.text(ray_job, "metadata", "namespace")
-                    job = await self._cluster.get("Job", namespace, reading.name(ray_job))
-                    if job is not None:
-                        found.append(job)
-                        uids.add(reading.uid(job))
-        return found
+    async def _submitter_jobs(self, key: Key, ray_jobs: list[Object], pods: list[Object]) -> list[Object]:
+        """KubeRay's submitter Jobs carry none of our labels, so no watch shows them: read by name, once for each."""
+        known, found = self._submitters.get(key, {}), {}
+        for ray_job in ray_jobs:
+            owners = [reading.controller(pod) for pod in pods if reading.labels(pod).get(ROLE_LABEL) == Role.SUBMITTER]
+            uids = {
+                reading.text(owner, "uid") for owner in owners if reading.text(owner, "name") == reading.name(ray_job)
+            }
+            job = known.get(reading.uid(ray_job))
+            if uids and (job is None or reading.uid(job) not in uids):
+                job = await self._cluster.get("Job", key[0], reading.name(ray_job))
+            if job is not None:
+                found[reading.uid(ray_job)] = job
+        self._submitters[key] = found
+        return list(found.values())
 
     async def _events(self, namespace: str, owners: list[Object], pods: list[Object]) -> list[Object]:
         """Warning Events about what has no pod, or a pod that does not start."""
@@ -155,20 +164,29 @@ class Reconciler:
             found += listing.items if listing else []
         return found
 
-    async def _logs(self, namespace: str, ray_jobs: list[Object], pods: list[Object]) -> dict[str, str]:
-        """Ends of the submitters' logs, each read again when it is old or the run has ended."""
-        ended = any(reading.text(each, "status", "jobDeploymentStatus") in FINAL for each in ray_jobs)
-        logs, now = {}, self._clock()
-        for pod in pods:
-            if reading.labels(pod).get(ROLE_LABEL) != Role.SUBMITTER:
-                continue
-            uid = reading.uid(pod)
-            known = self._log_read.get(uid)
+    async def _logs(self, key: Key, runs: list[Object], jobs: list[Object], pods: list[Object]) -> dict[str, str]:
+        """Ends of the submitters' logs, each read again when it is old or the run has ended.
+
+        A log that cannot be read, because its node is away, says what it said before: nothing else is to wait for it.
+        """
+        ended = any(reading.text(each, "status", "jobDeploymentStatus") in FINAL for each in runs)
+        submitters = [job for run in runs for job in reading.controlled_by(jobs, reading.uid(run))]
+        read, now = self._log_read.get(key, {}), self._clock()
+        newest: dict[str, tuple[datetime, str]] = {}
+        for pod in (pod for job in submitters for pod in reading.controlled_by(pods, reading.uid(job))):
+            known = read.get(reading.uid(pod))
             if known is None or ended or (now - known[0]).total_seconds() >= PROGRESS_SECONDS - 1:
-                text = await self._cluster.log(namespace, reading.name(pod), SUBMITTER_CONTAINER)
-                known = self._log_read[uid] = (now, text)
-            logs[uid] = known[1]
-        return logs
+                known = now, await self._log(key[0], reading.name(pod), known[1] if known else "")
+            newest[reading.uid(pod)] = known
+        self._log_read[key] = newest
+        return {uid: text for uid, (_, text) in newest.items()}
+
+    async def _log(self, namespace: str, pod: str, before: str) -> str:
+        try:
+            return await self._cluster.log(namespace, pod, SUBMITTER_CONTAINER) or before
+        except ClusterError as error:
+            log.warning("the log of pod %s/%s cannot be read: %s", namespace, pod, error)
+            return before
 
     async def _write_status(self, job: Object, patch: dict[str, Any]) -> Object:
         try:
@@ -205,10 +223,6 @@ class Reconciler:
         elif isinstance(action, Create):
             await self._create(kind, (namespace, reading.name(job)), action)
 
-    def forget(self, pod: Object) -> None:
-        """A pod is gone, and so is its log."""
-        self._log_read.pop(reading.uid(pod), None)
-
     async def _create(self, kind: str, key: Key, action: Create) -> None:
         name = action.object["metadata"]["name"]
         try:
@@ -229,22 +243,21 @@ class Reconciler:
 
     async def _leave(self, namespace: str) -> float | None:
         """A job is gone: so goes the namespace's policy, once nothing needs it."""
-        jobs = [
-            found
-            for found in self._store.all("FineTuneJob")
-            if reading.text(found, "metadata", "namespace") == namespace
-        ]
-        if jobs:
+        if self._jobs_in(namespace):
             return None
         policy = await self._cluster.get("NetworkPolicy", namespace, DENY_POLICY)
         pods = await self._cluster.list("Pod", namespace, label_selector=JOB_LABEL)
         if policy is None or pods is None:
             return None
+        jobs = self._jobs_in(namespace)  # one may have come meanwhile
         if action := unneeded_policy(jobs, pods.items, [policy]):
-            await self._cluster.delete(action.kind, namespace, action.name, action.uid)
             self._store.drop("NetworkPolicy", policy)
-            return None
-        return PODS_LEFT_SECONDS
+            await self._cluster.delete(action.kind, namespace, action.name, action.uid)
+        return None if action or jobs else PODS_LEFT_SECONDS
+
+    def _jobs_in(self, namespace: str) -> list[Object]:
+        jobs = self._store.all("FineTuneJob")
+        return [found for found in jobs if reading.text(found, "metadata", "namespace") == namespace]
 
     async def _tell(self, job: Object, event: Event) -> None:
         """A Kubernetes Event; that it cannot be told stops nothing."""

@@ -42,6 +42,8 @@ class Store:
         key = self.key(kind, found)
         self._objects[kind].pop(reading.uid(found), None)
         self._by_key[kind][key].discard(reading.uid(found))
+        if not self._by_key[kind][key]:
+            del self._by_key[kind][key]
         if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
             metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
             self._departed[key] = [*self._departed[key], {**found, "metadata": metadata}][-MAX_DEPARTED:]

@@ -69,6 +69,7 @@ def assert_complete_at_the_first_attempt(scene: Scene) -> None:
     assert "Failed" not in holds
 
 
+@pytest.mark.timeout(600)
 def test_an_operator_killed_whenever_something_is_new_ends_where_others_end(scene: Scene) -> None:
     seen, kills = Sightings(scene), 0
     goes_by_itself(scene)
@@ -81,7 +82,7 @@ def test_an_operator_killed_whenever_something_is_new_ends_where_others_end(scen
             kills += 1
         return is_complete(scene)
 
-    wait_until(complete, "a complete job", TIMEOUT_S)
+    wait_until(complete, "a complete job", 4 * TIMEOUT_S)
     assert kills >= 4
     assert_complete_at_the_first_attempt(scene)
     seen.look()

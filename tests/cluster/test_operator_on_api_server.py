@@ -54,8 +54,8 @@ def wait_for(plane: ControlPlane, namespace: str, phase: str, program: Program) 
 
     try:
         found: dict[str, Any] = wait_until(status, f"phase {phase}", timeout_s=60)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{program.log_end(6000)}") from error
+    except TimeoutError as error:
+        raise AssertionError(f"{error}\n{program.log_end(6000)}") from None
     return found
 
 

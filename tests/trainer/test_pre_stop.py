@@ -76,7 +76,7 @@ def test_ranks_save_a_checkpoint_before_their_pod_ends_and_a_pod_without_ranks_e
                     break
         assert [event.step for event in told if isinstance(event, CheckpointSaved)] == [saved]
 
-        assert "No rank makes steps" in pre_stop(pods.head, 15)
+        assert "No rank makes steps" in pre_stop(pods.head, 60)
         wait_until(pods.head.ended, 10, pods.head.log)
         assert "No rank makes steps" in pods.head.log()
 

@@ -34,13 +34,15 @@ def main() -> int:
     if ray_start is None:
         say("No `ray start` was found in this container; nothing was ended.")
         return 0
-    workspace = Workspace.of_environment().root
-    asked = stepping_processes(workspace) & descendants(ray_start, found)
-    started = time.monotonic()
-    send(asked, signal.SIGTERM)
-    left = wait_for_checkpoint(workspace, asked, CHECKPOINT_S)
-    say(outcome(len(asked), len(left), time.monotonic() - started))
-    end_ray(ray_start)
+    try:
+        workspace = Workspace.of_environment().root
+        asked = stepping_processes(workspace) & descendants(ray_start, found)
+        started = time.monotonic()
+        send(asked, signal.SIGTERM)
+        left = wait_for_checkpoint(workspace, asked, CHECKPOINT_S)
+        say(outcome(len(asked), len(left), time.monotonic() - started))
+    finally:
+        end_ray(ray_start)
     return 0
 
 

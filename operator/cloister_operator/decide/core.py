@@ -15,7 +15,7 @@ from cloister_operator.decide.messages import timestamp
 from cloister_operator.decide.policy import refusal
 from cloister_operator.decide.results import EgressProof, read_prepared, read_published
 from cloister_operator.decide.steps import resume, run_step
-from cloister_operator.decide.training import is_trained, train
+from cloister_operator.decide.training import is_trained, kept_back, train
 from cloister_operator.names import DENY_POLICY, Step, run_file_name
 from cloister_operator.observe.facts import Observation
 from cloister_operator.render.policies import allow_policy, deny_policy
@@ -114,7 +114,9 @@ def prepare(d: Draft, spec: FineTuneJobSpec) -> bool:
 
 
 def train_or_wait(d: Draft, spec: FineTuneJobSpec) -> bool:
-    """Train until an adapter is staged."""
+    """Train until an adapter is staged; one that was there already is published when its owner lets it."""
+    if d.holds(ConditionType.PREPARED, ConditionReason.ALREADY_TRAINED):
+        return d.status.phase is Phase.PUBLISHING or not kept_back(d)
     if not is_trained(d):
         train(d)
     if is_trained(d):

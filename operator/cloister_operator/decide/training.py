@@ -31,9 +31,7 @@ class Outcome(Enum):
 
 
 def is_trained(d: Draft) -> bool:
-    """Whether an attempt staged an adapter, or the run in resumeFrom had."""
-    if d.holds(ConditionType.PREPARED, ConditionReason.ALREADY_TRAINED):
-        return True
+    """Whether an attempt staged an adapter."""
     return bool(d.status.attempts) and (d.status.attempts or [])[-1].reason == STAGED
 
 
@@ -177,10 +175,20 @@ def _back_off(d: Draft, message: str) -> bool:
     return True
 
 
+def kept_back(d: Draft) -> bool:
+    """Whether the job's owner wants nothing to happen after prepare."""
+    if d.spec.suspend:
+        suspend(d)
+    elif d.spec.hold is Hold.BEFORE_TRAINING:
+        d.wait(Phase.HELD, ConditionReason.HELD, "The plan is ready, and spec.hold is BeforeTraining.")
+    else:
+        return False
+    return True
+
+
 def _begin(d: Draft) -> None:
     """The next attempt, unless something keeps it."""
-    if d.spec.hold is Hold.BEFORE_TRAINING and not d.status.attempts:
-        d.wait(Phase.HELD, ConditionReason.HELD, "The plan is ready, and spec.hold is BeforeTraining.")
+    if not d.status.attempts and kept_back(d):
         return
     number = (d.status.attempt or 0) + 1
     if _may_start(d, number):

@@ -75,7 +75,8 @@ def load(store: Store, cluster: MemoryCluster) -> None:
         assert listing is not None
         for found in listing.items:
             if kind in ("Pod", "RayCluster"):
-                found["metadata"].setdefault("labels", {})["cloister.dev/job"] = "contracts"
+                labels = found["metadata"].setdefault("labels", {})
+                labels |= {"cloister.dev/job": "contracts", "cloister.dev/role": labels.get("ray.io/node-type", "")}
         store.replace(kind, listing.items, listing.version)
 
 
@@ -213,3 +214,54 @@ def test_an_event_is_told_though_the_child_is_refused() -> None:
         with suppress(ClusterError):
             asyncio.run(reconciler(("legal", "contracts")))
     assert "PodsForbidden" in cluster.told
+
+
+def test_a_log_that_cannot_be_read_keeps_nothing_back() -> None:
+    """The submitter's node is away: its kubelet answers nothing, and KubeRay still tells how the run ended."""
+    world = World()
+    world.prepared()
+    world.running()
+    world.ray("SUCCEEDED", "Complete")
+    store, cluster = Store(), MemoryCluster(world)
+    load(store, cluster)
+
+    async def away(namespace: str, pod: str, container: str) -> str:
+        asked.append(pod)
+        raise ClusterError(500, "dial tcp: i/o timeout")
+
+    asked: list[str] = []
+    cluster.log = away  # type: ignore[method-assign]
+    asyncio.run(Reconciler(cluster, store, world.settings, clock=lambda: world.now)(("legal", "contracts")))
+    assert asked and world.status.phase == "Publishing"
+
+
+def test_no_log_is_read_of_a_pod_that_only_has_the_labels() -> None:
+    world = World()
+    world.prepared()
+    world.running()
+    store, cluster = Store(), MemoryCluster(world)
+    load(store, cluster)
+    forged = seen("forged", 1, job="contracts")
+    forged["metadata"] |= {"name": "forged"}
+    forged["metadata"]["labels"]["cloister.dev/role"] = "submitter"
+    store.put("Pod", forged)
+    asked: list[str] = []
+
+    async def note(namespace: str, pod: str, container: str) -> str:
+        asked.append(pod)
+        return ""
+
+    cluster.log = note  # type: ignore[method-assign]
+    asyncio.run(Reconciler(cluster, store, world.settings, clock=lambda: world.now)(("legal", "contracts")))
+    assert asked and "forged" not in asked
+
+
+def test_what_is_known_of_a_job_goes_with_it() -> None:
+    world, store = World(), Store()
+    reconciler = Reconciler(MemoryCluster(world), store, world.settings, clock=lambda: world.now)
+    failed = seen("x", 1, job="contracts") | {"status": {"phase": "Failed"}}
+    store.put("Pod", failed)
+    store.drop("Pod", failed)
+    assert store.departed(("legal", "contracts"))
+    asyncio.run(reconciler(("legal", "contracts")))
+    assert store.departed(("legal", "contracts")) == []

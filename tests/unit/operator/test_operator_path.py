@@ -20,6 +20,19 @@ def test_an_adapter_that_the_run_in_resume_from_trained_is_published_without_a_g
     assert world.settle().phase == "Complete"
 
 
+def test_an_adapter_that_was_trained_before_is_held_and_suspended_like_any_other() -> None:
+    world = World({"spec.resumeFrom": {"uri": "s3://cloister-runs/legal/earlier"}, "spec.hold": "BeforeTraining"})
+    world.settle()
+    world.succeed(Step.PREPARE, {**PREPARED, "staged": True})
+    assert world.settle().phase == "Held"
+    world.change("suspend", True)
+    world.change("hold", "None")
+    assert world.settle().phase == "Suspended"
+    assert not world.find("RayJob") and "Job contracts-publish" not in world.made
+    world.change("suspend", False)
+    assert world.settle().phase == "Publishing"
+
+
 def progress(step: int = 12) -> Progress:
     return Progress(
         step=step, total_steps=120, epoch=0.3, loss=1.23456, learning_rate=2e-4, tokens_per_second=9000, eta_seconds=90

@@ -11,6 +11,7 @@ from cloister_api.job import FineTuneJobSpec
 from cloister_api.layout import RunLayout, join
 from cloister_api.reuse import reuse_key
 from cloister_api.run import Run
+from cloister_api.spec_cluster import Egress
 from cloister_trainer.records import Checks, PlanFile
 from cloister_trainer.storage import MissingObject, Storage
 
@@ -31,7 +32,7 @@ def take_over(run: Run, plan: PlanFile, storage: Storage, scratch: Path) -> bool
     """
     if run.spec.resume_from is None:
         return False
-    earlier = find_earlier(run.spec, run.spec.resume_from.uri, plan, storage)
+    earlier = find_earlier(run, run.spec.resume_from.uri, plan, storage)
     if earlier is None:
         return False
     scratch.mkdir(parents=True, exist_ok=True)
@@ -45,8 +46,8 @@ def take_over(run: Run, plan: PlanFile, storage: Storage, scratch: Path) -> bool
     return True
 
 
-def find_earlier(spec: FineTuneJobSpec, uri: str, plan: PlanFile, storage: Storage) -> Earlier | None:
-    """The run at `uri`, when its adapter is staged and was made as `spec` and `plan` ask for."""
+def find_earlier(run: Run, uri: str, plan: PlanFile, storage: Storage) -> Earlier | None:
+    """The run at `uri`, when its adapter is staged, was made as `run` and `plan` ask for, and no less shut in."""
     run_uri, _, uid = uri.rstrip("/").rpartition("/")
     layout = RunLayout(run_uri, uid)
     try:
@@ -55,11 +56,23 @@ def find_earlier(spec: FineTuneJobSpec, uri: str, plan: PlanFile, storage: Stora
         checks = Checks.model_validate_json(storage.read(layout.checks_file))
     except (MissingObject, ValidationError):
         return None
-    if training_key(other.spec, other_plan) != training_key(spec, plan):
+    if training_key(other.spec, other_plan) != training_key(run.spec, plan) or not shut_in(run, other, checks):
         return None
     staged = {listed.name: listed.size for listed in storage.list(layout.adapter)}
     complete = all(staged.get(file.name) == file.size for file in (checks.adapter, checks.adapter_config))
     return Earlier(layout, checks) if complete else None
+
+
+def shut_in(run: Run, other: Run, checks: Checks) -> bool:
+    """Whether the processes that trained proved as much of their egress as this job's would have to."""
+    if run.spec.network.egress is Egress.OPEN:
+        return True
+    if other.spec.network.egress is Egress.OPEN:
+        return False
+    if not run.settings.require_enforced_egress:
+        return True
+    made, counts = checks.egress.get("processes", 0), ("controlAnswered", "canaryRefused")
+    return made > 0 and all(checks.egress.get(count) == made for count in counts)
 
 
 def training_key(spec: FineTuneJobSpec, plan: PlanFile) -> str:

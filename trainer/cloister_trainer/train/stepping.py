@@ -28,9 +28,11 @@ def stepping_processes(workspace: Path) -> set[int]:
 
 
 def _is_locked(file: Path) -> bool:
-    with file.open("r") as opened:
-        try:
+    try:
+        with file.open("r") as opened:
             fcntl.lockf(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # the run's folder is being deleted
+        return False
     return False
