@@ -31,6 +31,8 @@ RELIST_SECONDS = 30.0
 Where nothing at all is left of a kind it tells nothing, and the next list finds that out, RESYNC_SECONDS later."""
 RETRY_SECONDS = 5.0
 COUNT_SECONDS = 15.0
+GATHER_SECONDS = 0.2
+"""Between a child's change and the look at its job: several controllers change children in a row."""
 WORKERS = 8
 WATCHED = {
     "FineTuneJob": ("cloister.dev", "v1alpha1", "finetunejobs"),
@@ -100,14 +102,15 @@ class Operator:
         found: Object = event["object"]
         if event["type"] is None:
             self._watch_began.set()
+        key = self._job_key(param, found)
         if event["type"] == "DELETED":
             self.store.drop(param, found)
             if param == "FineTuneJob":
                 self._tell_deletion(found)
-        else:
-            self.store.put(param, found)
-        if (key := self._job_key(param, found))[1]:
-            self.queue.add(key)
+        elif not self.store.put(param, found):
+            return  # the operator's own write, or what a list showed
+        if key[1]:
+            self.queue.add(key, 0.0 if param == "FineTuneJob" else GATHER_SECONDS)
 
     def _job_key(self, kind: str, found: Object) -> Key:
         """The job to look at when this object changed."""

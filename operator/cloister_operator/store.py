@@ -21,29 +21,36 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
+        self._places: dict[str, dict[str, set[Key]]] = defaultdict(lambda: defaultdict(set))
+        """By kind and UID: the keys under which an object is found."""
         self._by_key: dict[str, dict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._departed: dict[Key, list[Object]] = defaultdict(list)
 
-    def put(self, kind: str, found: Object) -> None:
-        """An object was seen; an older version than the known one is ignored."""
+    def put(self, kind: str, found: Object) -> bool:
+        """An object was seen. Whether that is news: a version that is not newer than the known one is ignored."""
         uid = reading.uid(found)
         known = self._objects[kind].get(uid)
-        if known is not None and _version(found) < _version(known):
-            return
+        if known is not None and _version(found) <= _version(known):
+            return False
         self._objects[kind][uid] = found
-        self._by_key[kind][self.key(kind, found)].add(uid)
+        for key in _places(kind, found):
+            self.file(kind, found, key)
+        return True
 
     def file(self, kind: str, found: Object, key: Key) -> None:
         """Show an object under another key too: it has a child's name, whatever its labels say."""
         self._by_key[kind][key].add(reading.uid(found))
+        self._places[kind][reading.uid(found)].add(key)
 
     def drop(self, kind: str, found: Object) -> None:
         """An object is gone. A pod that failed is kept until its job was looked at: KubeRay deletes it at once."""
+        uid = reading.uid(found)
+        self._objects[kind].pop(uid, None)
+        for place in self._places[kind].pop(uid, ()):
+            self._by_key[kind][place].discard(uid)
+            if not self._by_key[kind][place]:
+                del self._by_key[kind][place]
         key = self.key(kind, found)
-        self._objects[kind].pop(reading.uid(found), None)
-        self._by_key[kind][key].discard(reading.uid(found))
-        if not self._by_key[kind][key]:
-            del self._by_key[kind][key]
         if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
             metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
             self._departed[key] = [*self._departed[key], {**found, "metadata": metadata}][-MAX_DEPARTED:]
@@ -71,17 +78,20 @@ class Store:
 
     def key(self, kind: str, found: Object) -> Key:
         """Where an object belongs: its job's namespace and name; of a Workload, the UID of what it stands for."""
-        namespace = reading.text(found, "metadata", "namespace")
-        if kind == "FineTuneJob":
-            return namespace, reading.name(found)
-        if kind == "Workload":
-            return namespace, reading.text(reading.controller(found), "uid")
-        return namespace, reading.labels(found).get(JOB_LABEL, "")
+        return _places(kind, found)[0]
 
     def of(self, kind: str, key: Key) -> list[Object]:
         """Objects of a kind that belong to one key."""
         known = self._objects[kind]
         return [known[uid] for uid in self._by_key[kind].get(key, ()) if uid in known]
+
+    def jobs_in(self, namespace: str) -> list[Object]:
+        """The FineTuneJobs of a namespace."""
+        return self.of("FineTuneJob", (namespace, ""))
+
+    def jobs_with_output(self, uri: str) -> list[Object]:
+        """The FineTuneJobs, of all namespaces, that publish to one place."""
+        return self.of("FineTuneJob", ("", uri))
 
     def all(self, kind: str) -> list[Object]:
         """All objects of a kind."""
@@ -90,6 +100,16 @@ class Store:
     def by_uid(self, kind: str, uid: str) -> Object | None:
         """The object with this UID."""
         return self._objects[kind].get(uid)
+
+
+def _places(kind: str, found: Object) -> tuple[Key, ...]:
+    """The keys under which an object is found, the one of its job first."""
+    namespace = reading.text(found, "metadata", "namespace")
+    if kind == "FineTuneJob":
+        return (namespace, reading.name(found)), (namespace, ""), ("", reading.output(found))
+    if kind == "Workload":
+        return ((namespace, reading.text(reading.controller(found), "uid")),)
+    return ((namespace, reading.labels(found).get(JOB_LABEL, "")),)
 
 
 def _version(found: Object) -> int:

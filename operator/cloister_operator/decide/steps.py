@@ -117,7 +117,7 @@ def _watch(d: Draft, step: Step, job: StepJob) -> None:
             d.wait(phase, ConditionReason.CPU_QUOTA, f"Job {job.name} waits for quota{words}")
             return
     if not running:
-        _look_for_events(d, job.created)
+        look_for_events(d, job.created)
     stuck = obstacle(job.pods, job.notices)
     ended = said_failure(job) or pod_failure(job.pods[-1:])
     if stuck and not wait_for(d, phase, stuck.reason, stuck.message, stuck.since):
@@ -130,7 +130,7 @@ def _watch(d: Draft, step: Step, job: StepJob) -> None:
         d.advance(phase)
 
 
-def _look_for_events(d: Draft, since: datetime) -> None:
+def look_for_events(d: Draft, since: datetime) -> None:
     """Warning Events are not watched: look for them soon after something was made, then ever more rarely."""
     d.look_again(d.o.now + min(max(d.o.now - since, SOONEST_LOOK), RAREST_LOOK))
 

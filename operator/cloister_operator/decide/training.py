@@ -14,7 +14,7 @@ from cloister_operator.decide.evidence import Failure, is_false_failure, obstacl
 from cloister_operator.decide.messages import clock, timestamp
 from cloister_operator.decide.progress import seen_termination, take_notes
 from cloister_operator.decide.retry import failures_in_a_row, give_up, pause, storage_pause
-from cloister_operator.decide.steps import suspend, wait_for
+from cloister_operator.decide.steps import look_for_events, suspend, wait_for
 from cloister_operator.names import QUEUE_LABEL, Role, ray_job_name
 from cloister_operator.observe.facts import RayRun
 from cloister_operator.render.ray_job import ray_job
@@ -248,6 +248,7 @@ def _watch(d: Draft, run: RayRun) -> None:
             f"Attempt {run.attempt} starts{again}: {ready} of {d.spec.distribution.workers + 1} Ray pods are ready."
         )
         d.wait(Phase.QUEUED, ConditionReason.STARTING, message)
+        look_for_events(d, run.created)
     elif not wait_for(d, Phase.QUEUED, stuck.reason, stuck.message, stuck.since):
         _attempt_failed(d, Failure(FailureReason(stuck.reason), stuck.message), None)
         if d.status.phase is not Phase.FAILED:

@@ -33,7 +33,7 @@ class Objects:
     logs: Mapping[str, str] = field(default_factory=dict)
     """The end of the submitters' logs, by the pod's UID."""
     other_jobs: Sequence[Object] = ()
-    """FineTuneJobs of all namespaces."""
+    """FineTuneJobs of all namespaces that may publish to the same place."""
     ray_installed: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
     """What the API server last said against a child, by the child's name."""

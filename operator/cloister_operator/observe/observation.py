@@ -133,7 +133,7 @@ def _of_an_earlier_job(value: Object, name: str) -> bool:
 
 def _rivals(objects: Objects) -> tuple[Rival, ...]:
     """Live jobs of any namespace that publish to the same place."""
-    own = _output(objects.job)
+    own = reading.output(objects.job)
     return tuple(
         Rival(
             namespace=text(other, "metadata", "namespace"),
@@ -144,7 +144,7 @@ def _rivals(objects: Objects) -> tuple[Rival, ...]:
         for other in objects.other_jobs
         if reading.uid(other) != reading.uid(objects.job)
         and own
-        and _output(other) == own
+        and reading.output(other) == own
         and not reading.deleting(other)
         and text(other, "status", "phase") not in ("Complete", "Failed")
     )
@@ -154,7 +154,3 @@ def _order(job: Object) -> tuple[str, str, str]:
     """Accepted jobs first, then by age."""
     accepted = text(job, "status", "startTime") or "9999"
     return accepted, text(job, "metadata", "creationTimestamp"), reading.uid(job)
-
-
-def _output(job: Object) -> str:
-    return text(job, "spec", "output", "uri").rstrip("/")

@@ -90,6 +90,11 @@ def deleting(value: Object) -> bool:
     return "deletionTimestamp" in part(value, "metadata")
 
 
+def output(job: Object) -> str:
+    """Where a FineTuneJob publishes: spec.output.uri without a slash at its end."""
+    return text(job, "spec", "output", "uri").rstrip("/")
+
+
 def controller(value: Object) -> Object:
     """The owner reference that controls the object, empty when there is none."""
     return next((owner for owner in parts(value, "metadata", "ownerReferences") if flag(owner, "controller")), {})
