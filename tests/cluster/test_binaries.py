@@ -18,6 +18,8 @@ VERSIONS = {
     "kueue": "v0.14.0",
     "kwok": "v0.7.0",
     "cyclonus": "v0.5.6",
+    "coredns": "v1.12.4",
+    "helm": "v3.19.5",
 }
 
 
@@ -38,6 +40,8 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_missing_program_says_what_to_run(empty_cache: Path) -> None:
     with pytest.raises(MissingProgramError, match=r"kueue is not there .* run `make control-plane-binaries` once"):
         program("kueue")
+    with pytest.raises(MissingProgramError, match=r"kubelet is not there .* run `make node-binaries` once"):
+        program("kubelet")
 
 
 def test_assets_come_first_and_what_they_lack_is_built(
@@ -52,13 +56,25 @@ def test_assets_come_first_and_what_they_lack_is_built(
     assert program("kueue") == built
 
 
+def test_helm_on_the_path_is_taken_when_it_is_of_the_pinned_minor_version(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = script(tmp_path / "path" / "helm", "v3.19.2+g8766e71")
+    monkeypatch.setenv("PATH", f"{on_path.parent}:/usr/bin:/bin")
+    assert program("helm") == on_path
+    script(on_path, "v4.0.1+g12500dd")
+    with pytest.raises(MissingProgramError, match="helm is not there"):
+        program("helm")
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
 def test_a_module_pins_its_version_and_names_its_programs(module: Module) -> None:
     folder = binaries.MODULES_FOLDER / module.name
     assert pinned_version(module) == VERSIONS[module.name]
     assert f"{module.path} {pinned_version(module)} h1:" in (folder / "go.sum").read_text()
     imported = set(re.findall(r'_ "([^"]+)"', (folder / "tools.go").read_text()))
-    assert imported == {"/".join(filter(None, (module.path, package))) for package in module.programs.values()}
+    packages = (module.programs | module.node_programs).values()
+    assert imported == {"/".join(filter(None, (module.path, package))) for package in packages}
 
 
 def test_another_go_sum_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

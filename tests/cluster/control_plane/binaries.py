@@ -1,9 +1,10 @@
-"""The programs of the control plane: from KUBEBUILDER_ASSETS, or built once from Go modules into the user's cache.
+"""The programs of a cluster: from KUBEBUILDER_ASSETS, or built once from Go modules into the user's cache.
 
 `tests/cluster/go/` holds one Go module for each pinned project. What is built from it lies in
 `~/.cache/cloister/bin/<module>-<digest of its go.mod and go.sum>/`, with the manifests that the project ships.
 
-    python -m cluster.control_plane.binaries        builds what is missing and prints where each program is
+    python -m cluster.control_plane.binaries          builds what the control plane lacks, prints where each program is
+    python -m cluster.control_plane.binaries --node   also what a node needs: kubelet, kube-proxy, CoreDNS
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.control_plane.go import go_command, go_environment
@@ -37,8 +38,12 @@ class Module:
     """Name of each program and the folder of its package in the Go module."""
     manifests: tuple[str, ...] = ()
     """Folders of the Go module that are copied beside the programs."""
-    version_variables: str | None = None
-    """The Go package whose gitVersion, gitMajor and gitMinor say the version."""
+    node_programs: dict[str, str] = field(default_factory=dict)
+    """Further programs, which only a node needs: built when asked for."""
+    version_variables: tuple[str, ...] = ()
+    """Go variables and the value that each gets; {version}, {major} and {minor} stand for those of the module."""
+    taken_from_path: str | None = None
+    """The start of what `<program> version --short` must say for one on the PATH to be taken. None: none is."""
 
 
 MODULES = (
@@ -47,7 +52,10 @@ MODULES = (
         "kubernetes",
         "k8s.io/kubernetes",
         {name: f"cmd/{name}" for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")},
-        version_variables="k8s.io/component-base/version",
+        version_variables=tuple(
+            f"k8s.io/component-base/version.{variable}"
+            for variable in ("gitVersion={version}", "gitMajor={major}", "gitMinor={minor}")
+        ),
     ),
     Module(
         "kuberay",
@@ -63,6 +71,17 @@ MODULES = (
     ),
     Module("kwok", "sigs.k8s.io/kwok", {"kwok": "cmd/kwok"}),
     Module("cyclonus", "github.com/mattfenwick/cyclonus", {"cyclonus": "cmd/cyclonus"}),
+    Module(
+        "helm",
+        "helm.sh/helm/v3",
+        {"helm": "cmd/helm"},
+        version_variables=(
+            "helm.sh/helm/v3/internal/version.version={version}",
+            "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34",  # what `helm template` renders for, without a cluster
+            "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=34",
+        ),
+        taken_from_path="v3.19.",
+    ),
 )
 PROGRAMS = tuple(program for module in MODULES for program in module.programs)
 
@@ -72,19 +91,24 @@ class MissingProgramError(Exception):
 
 
 def program(name: str) -> Path:
-    """Where a program is: in KUBEBUILDER_ASSETS when that folder has it, else what was built from its Go module.
+    """Where a program is: in KUBEBUILDER_ASSETS when that folder has it, on the PATH when its module allows that, else
+    what was built from its Go module.
 
     Raises:
-        MissingProgramError: it is in neither place.
+        MissingProgramError: it is in none of these places.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
+    module = _module_of(name)
     places = [Path(assets) / name] if assets else []
-    places.append(built_folder(_module_of(name)) / name)
+    if module.taken_from_path and (found := _on_path(name, module.taken_from_path)):
+        places.append(found)
+    places.append(built_folder(module) / name)
     for place in places:
         if os.access(place, os.X_OK) and place.is_file():
             return place.resolve()
     looked = " and ".join(map(str, places))
-    raise MissingProgramError(f"{name} is not there (looked for {looked}): run `make control-plane-binaries` once.")
+    target = "node-binaries" if name in NODE_PROGRAMS else "control-plane-binaries"
+    raise MissingProgramError(f"{name} is not there (looked for {looked}): run `make {target}` once.")
 
 
 def manifests(name: str) -> Path:
@@ -96,13 +120,16 @@ def manifests(name: str) -> Path:
     return folder
 
 
-def build_missing() -> None:
+def build_missing(*, node: bool = False) -> None:
     """Build every program that is not there yet, one after another; another process that builds is waited for."""
     for module in MODULES:
+        programs = module.programs | (module.node_programs if node else {})
+        if not programs:
+            continue
         folder = built_folder(module)
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / ".lock"):
-            for name, package in module.programs.items():
+            for name, package in programs.items():
                 if not _is_there(name):
                     _build(module, name, package, folder)
             if module.manifests and not (folder / "manifests").is_dir():
@@ -156,11 +183,8 @@ def _copy_manifests(module: Module, folder: Path) -> None:
 
 
 def _version_flags(module: Module, version: str) -> list[str]:
-    if module.version_variables is None:
-        return []
     major, minor, _ = version.removeprefix("v").split(".", 2)
-    variables = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    return [f"-X {module.version_variables}.{name}={value}" for name, value in variables.items()]
+    return [f"-X {each.format(version=version, major=major, minor=minor)}" for each in module.version_variables]
 
 
 def _go(module: Module, *arguments: str) -> str:
@@ -179,7 +203,15 @@ def _go(module: Module, *arguments: str) -> str:
 
 
 def _module_of(name: str) -> Module:
-    return next(module for module in MODULES if name in module.programs)
+    return next(module for module in MODULES if name in module.programs | module.node_programs)
+
+
+def _on_path(name: str, version: str) -> Path | None:
+    """The program on the PATH, when it says that it is of this version."""
+    if (found := shutil.which(name)) is None:
+        return None
+    said = subprocess.run([found, "version", "--short"], capture_output=True, text=True, check=False).stdout
+    return Path(found) if said.startswith(version) else None
 
 
 def _is_there(name: str) -> bool:
@@ -198,6 +230,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    build_missing()
-    for each in PROGRAMS:
+    for_node = "--node" in sys.argv[1:]
+    build_missing(node=for_node)
+    for each in PROGRAMS + (NODE_PROGRAMS if for_node else ()):
         print(f"{each:24} {program(each)}")
