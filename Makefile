@@ -58,6 +58,10 @@ control-plane: setup ## Start a real Kubernetes control plane with KubeRay, Kueu
 control-plane-binaries: setup ## Build the control plane's programs into the user's cache; nothing happens when they are there
 	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane.binaries
 
+.PHONY: node-binaries
+node-binaries: setup ## Build also kubelet, kube-proxy and CoreDNS; nothing happens when they are there
+	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane.binaries --node
+
 ##@ Checks
 
 .PHONY: test
