@@ -52,6 +52,7 @@ MODULES = (
         "kubernetes",
         "k8s.io/kubernetes",
         {name: f"cmd/{name}" for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")},
+        node_programs={name: f"cmd/{name}" for name in ("kubelet", "kube-proxy")},
         version_variables=tuple(
             f"k8s.io/component-base/version.{variable}"
             for variable in ("gitVersion={version}", "gitMajor={major}", "gitMinor={minor}")
@@ -82,8 +83,10 @@ MODULES = (
         ),
         taken_from_path="v3.19.",
     ),
+    Module("coredns", "github.com/coredns/coredns", {}, node_programs={"coredns": ""}),
 )
 PROGRAMS = tuple(program for module in MODULES for program in module.programs)
+NODE_PROGRAMS = tuple(program for module in MODULES for program in module.node_programs)
 
 
 class MissingProgramError(Exception):

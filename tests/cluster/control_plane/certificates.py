@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -41,13 +42,25 @@ class Authority:
             rsa.generate_private_key(65537, 2048) if traditional else ec.generate_private_key(ec.SECP256R1())
         )
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._certificate = (
+        self._certificate: x509.Certificate = (
             _builder(self._name, self._name, self._key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_key_usage(authority=True), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+    @classmethod
+    def kept(cls, folder: Path, file: str, name: str) -> Self:
+        """The authority whose `<file>.crt` and `<file>.key` are in the folder; a new one when they are not."""
+        authority = cls(name)
+        certificate, key = folder / f"{file}.crt", folder / f"{file}.key"
+        if certificate.exists() and key.exists():
+            loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+            assert isinstance(loaded, PrivateKey), f"{key} holds a key of another kind than this authority writes"
+            authority._key = loaded
+            authority._certificate = x509.load_pem_x509_certificate(certificate.read_bytes())
+        return authority
 
     @property
     def certified(self) -> Certified:

@@ -28,8 +28,16 @@ CLIENT_RATE = ["--kube-api-qps=200", "--kube-api-burst=400"]
 class ControlPlane(Cluster):
     """One control plane with all its data in a folder of its own, deleted at the end; in a given folder the logs stay.
 
-    Every program is a child of this process, dies with it, and is stopped by its pid.
+    Every program is a child of this process, dies with it, and is stopped by its pid. A cluster with a node is one that
+    pods reach: it says so in the attributes and flags below.
     """
+
+    host = HOST
+    """Where the API server listens."""
+    secure_port: int | None = None
+    """The API server's port; None: any that is free."""
+    keeps_data = False
+    """Whether a start goes on with the objects and keys that the folder holds."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._temporary = folder is None
@@ -38,6 +46,14 @@ class ControlPlane(Cluster):
         super().__init__(self.folder / "admin.kubeconfig")
         self.programs: list[Program] = []
         self._authority = Authority("cloister-test-ca")
+
+    def api_server_flags(self) -> list[str]:
+        """What the API server is told about pods: here that there are none that could call it."""
+        return ["--endpoint-reconciler-type=none"]
+
+    def controller_manager_flags(self) -> list[str]:
+        """What the controller manager is told about pods."""
+        return []
 
     def __enter__(self) -> Self:
         return self.start()
@@ -106,9 +122,11 @@ class ControlPlane(Cluster):
         return self._authority.server(hosts).write(self.folder, name)
 
     def _start_once(self) -> None:
-        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+        if not self.keeps_data:
+            shutil.rmtree(self.folder / "etcd", ignore_errors=True)
         etcd, peer, secure, manager, scheduler = free_ports(5)
-        self._cluster_entry = cluster_entry(f"https://{HOST}:{secure}", self._authority.certified.certificate)
+        secure = self.secure_port or secure
+        self._cluster_entry = cluster_entry(f"https://{self.host}:{secure}", self._authority.certified.certificate)
         self._authority.certified.write(self.folder, "ca")
         self._harness = self._authority.client("cloister-tests").write(self.folder, "cloister-tests")
         self.user_kubeconfig("admin", "system:masters")
@@ -136,30 +154,39 @@ class ControlPlane(Cluster):
         self.wait_for_port(started, f"{client_url}/health")
 
     def _start_api_server(self, etcd: int, port: int) -> None:
-        names = [HOST, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1"]
+        services = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1"]
+        names = [self.host, HOST, "localhost", *services]
         certificate, key = self.server_certificate("kube-apiserver", names)
-        private, public = key_pair()
-        signing_key = write_secret(self.folder / "service-accounts.key", private)
-        (self.folder / "service-accounts.pub").write_bytes(public)
+        signing_key, public_key = self._service_account_keys()
         self.run(
             "kube-apiserver",
             [
                 str(program("kube-apiserver")), f"--etcd-servers=https://{HOST}:{etcd}",
                 f"--etcd-cafile={self.folder / 'ca.crt'}", f"--etcd-certfile={self._harness[0]}",
                 f"--etcd-keyfile={self._harness[1]}",
-                f"--bind-address={HOST}", f"--advertise-address={HOST}", f"--secure-port={port}",
-                "--endpoint-reconciler-type=none", f"--service-cluster-ip-range={SERVICE_RANGE}",
+                f"--bind-address={self.host}", f"--advertise-address={self.host}", f"--secure-port={port}",
+                f"--service-cluster-ip-range={SERVICE_RANGE}",
                 f"--client-ca-file={self.folder / 'ca.crt'}",
                 f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}",
                 "--service-account-issuer=https://kubernetes.default.svc",
-                f"--service-account-key-file={self.folder / 'service-accounts.pub'}",
+                f"--service-account-key-file={public_key}",
                 f"--service-account-signing-key-file={signing_key}",
                 "--kubelet-preferred-address-types=InternalIP",
                 "--authorization-mode=Node,RBAC", "--anonymous-auth=false", "--profiling=false",
                 "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
+                *self.api_server_flags(),
             ],
         )  # fmt: skip
         self.wait_until_ready()
+
+    def _service_account_keys(self) -> tuple[Path, Path]:
+        """Files of the key that signs service accounts' tokens, and of its public half."""
+        private_file, public_file = self.folder / "service-accounts.key", self.folder / "service-accounts.pub"
+        if not (self.keeps_data and public_file.exists()):
+            private, public = key_pair()
+            write_secret(private_file, private)
+            public_file.write_bytes(public)
+        return private_file, public_file
 
     def _start_controllers(self, manager_port: int, scheduler_port: int) -> None:
         authority_files = (self.folder / "ca.crt", self.folder / "ca.key")
@@ -170,6 +197,7 @@ class ControlPlane(Cluster):
                 f"--service-account-private-key-file={self.folder / 'service-accounts.key'}",
                 f"--cluster-signing-cert-file={authority_files[0]}", f"--cluster-signing-key-file={authority_files[1]}",
                 f"--service-cluster-ip-range={SERVICE_RANGE}", "--node-monitor-grace-period=60s",
+                *self.controller_manager_flags(),
             ],
         )  # fmt: skip
         self._start_controller("kube-scheduler", scheduler_port, [])
