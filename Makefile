@@ -30,8 +30,9 @@ format: setup ## Format the code and repair what ruff can repair
 	$(BIN)/ruff check --fix $(wildcard $(PYTHON_SOURCES))
 
 .PHONY: generate
-generate: setup ## Write the CRD and the reference pages from the API's models
+generate: setup ## Write the CRD, the reference pages and the chart's copies from the models
 	$(BIN)/python -m cloister_api.generate
+	$(BIN)/python scripts/chart_files.py
 
 .PHONY: golden
 golden: setup ## Write the children that the operator makes for the jobs in tests/golden/operator
@@ -91,6 +92,7 @@ typecheck: setup ## mypy --strict
 .PHONY: verify
 verify: setup ## Generated files are what the models generate
 	$(BIN)/python -m cloister_api.generate --check
+	$(BIN)/python scripts/chart_files.py --check
 
 .PHONY: bench
 bench: setup ## Measure against plain loops and other trainers, as ratios

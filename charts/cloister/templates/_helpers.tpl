@@ -1,0 +1,98 @@
+{{/* Names of everything that the release makes begin with this. */}}
+{{- define "cloister.fullname" -}}
+{{- contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Labels by which pods of a component ("operator", "store", …) are found: (list $ component). They never change. */}}
+{{- define "cloister.selectorLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: cloister-{{ index . 1 }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+{{- end }}
+
+{{/* All labels of a component's objects: (list $ component). */}}
+{{- define "cloister.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "cloister.selectorLabels" . }}
+app.kubernetes.io/part-of: cloister
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{/* An image's whole name: (list $ "operator"). A digest wins over a tag. */}}
+{{- define "cloister.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index $root.Values.images (index . 1) -}}
+{{- $registry := $image.registry | default $root.Values.images.registry -}}
+{{- if not $registry }}{{ fail "images.registry is missing: name the registry that holds the images cloister/operator, cloister/trainer and cloister/store (docs/install.md), for example --set images.registry=registry.internal:5000." }}{{ end -}}
+{{- if $image.digest -}}
+{{ printf "%s/%s@%s" $registry $image.repository $image.digest }}
+{{- else -}}
+{{ printf "%s/%s:%s" $registry $image.repository ($image.tag | default $root.Chart.AppVersion) }}
+{{- end -}}
+{{- end }}
+
+{{/* What every pod of the chart has: the pull secrets, and nothing that Pod Security `restricted` forbids. */}}
+{{- define "cloister.podDefaults" -}}
+enableServiceLinks: false
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "cloister.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Where pods go: a map with nodeSelector, tolerations, affinity and priorityClassName. */}}
+{{- define "cloister.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" }}
+{{- with index $ $field }}
+{{ $field }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The namespace of the readiness job. */}}
+{{- define "cloister.readinessNamespace" -}}
+{{- .Values.readiness.namespace | default (first (append .Values.operator.namespaces .Release.Namespace)) -}}
+{{- end }}
+
+{{/* A peer of the settings, as a NetworkPolicy writes it. */}}
+{{- define "cloister.peer" -}}
+{{- if .cidr -}}
+- ipBlock: {cidr: {{ .cidr }}}
+{{- else -}}
+{{- $selectors := dict -}}
+{{- range $selector, $labels := dict "namespaceSelector" .namespaceLabels "podSelector" .podLabels -}}
+{{- if not (kindIs "invalid" $labels) -}}
+{{- $_ := set $selectors $selector ($labels | empty | ternary dict (dict "matchLabels" $labels)) -}}
+{{- end -}}
+{{- end -}}
+- {{ toJson $selectors }}
+{{- end -}}
+{{- end }}
+
+{{/* Annotations of a hook, made anew each time: (list "pre-install,pre-upgrade" "-5"). Jobs that fail stay to be read. */}}
+{{- define "cloister.hook" -}}
+helm.sh/hook: {{ index . 0 }}
+helm.sh/hook-weight: {{ index . 1 | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
