@@ -63,6 +63,17 @@ control-plane-binaries: setup ## Build the control plane's programs into the use
 node-binaries: setup ## Build also kubelet, kube-proxy and CoreDNS; nothing happens when they are there
 	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane.binaries --node
 
+IMAGES ?= operator trainer store
+# Of Python's standard library alone, so that no setup is needed.
+IMAGES_PYTHON := PYTHONPATH=scripts $(firstword $(wildcard $(BIN)/python) python3)
+.PHONY: images
+images: ## Build the container images into .build/images; IMAGES=operator takes one (docs/images.md)
+	@$(IMAGES_PYTHON) -m images build $(IMAGES)
+
+.PHONY: images-test
+images-test: images ## Build the images and try each as a pod runs it: read-only, without network
+	@$(IMAGES_PYTHON) -m images test $(IMAGES)
+
 ##@ Checks
 
 .PHONY: test
