@@ -50,6 +50,21 @@ MOST_TOLD = 10_000
 log = logging.getLogger(__name__)
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """No handler here asks what changed in an object; to be able to tell, kopf copies each one at each event."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing to compare."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Nothing was stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing to store."""
+
+
 class Operator:
     """The store, the queue and the reconciler of one process."""
 
@@ -75,6 +90,7 @@ class Operator:
     async def _start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
         settings.peering.standalone = True
+        settings.persistence.diffbase_storage = NoDifferences()
         for kind in LABELLED:
             group, _version, plural = WATCHED[kind]
             settings.watching.label_selectors[group, plural] = JOB_LABEL

@@ -10,6 +10,15 @@ from cloister_operator.names import JOB_LABEL
 from cloister_operator.observe import reading
 
 MAX_DEPARTED = 32
+READ_OF_SPEC = {
+    "ConfigMap": frozenset[str](),
+    "Job": frozenset({"suspend"}),
+    "Pod": frozenset({"nodeName"}),
+    "RayCluster": frozenset[str](),
+    "RayJob": frozenset({"suspend", "managedBy"}),
+    "Workload": frozenset[str](),
+}
+"""What is kept of the specs of kinds whose specs, templates of pods above all, are most of their size."""
 
 Object = Mapping[str, Any]
 Key = tuple[str, str]
@@ -32,7 +41,7 @@ class Store:
         known = self._objects[kind].get(uid)
         if known is not None and _version(found) <= _version(known):
             return False
-        self._objects[kind][uid] = found
+        self._objects[kind][uid] = _what_is_read(kind, found)
         for key in _places(kind, found):
             self.file(kind, found, key)
         return True
@@ -53,7 +62,8 @@ class Store:
         key = self.key(kind, found)
         if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
             metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
-            self._departed[key] = [*self._departed[key], {**found, "metadata": metadata}][-MAX_DEPARTED:]
+            departed = {**_what_is_read(kind, found), "metadata": metadata}
+            self._departed[key] = [*self._departed[key], departed][-MAX_DEPARTED:]
 
     def departed(self, key: Key) -> list[Object]:
         """Failed pods of a job that are gone already."""
@@ -110,6 +120,16 @@ def _places(kind: str, found: Object) -> tuple[Key, ...]:
     if kind == "Workload":
         return ((namespace, reading.text(reading.controller(found), "uid")),)
     return ((namespace, reading.labels(found).get(JOB_LABEL, "")),)
+
+
+def _what_is_read(kind: str, found: Object) -> Object:
+    """An object without what nothing reads: thousands are kept."""
+    metadata = {key: value for key, value in reading.part(found, "metadata").items() if key != "managedFields"}
+    kept: dict[str, Any] = {**found, "metadata": metadata}
+    if kind in READ_OF_SPEC:
+        kept.pop("data", None)
+        kept["spec"] = {key: value for key, value in reading.part(found, "spec").items() if key in READ_OF_SPEC[kind]}
+    return kept
 
 
 def _version(found: Object) -> int:
