@@ -1,0 +1,1 @@
+"""What a platform engineer does on a private cluster, for real: `make e2e`."""
