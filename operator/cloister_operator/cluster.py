@@ -59,6 +59,11 @@ KINDS = {
         Kind("RayJob", "ray.io/v1", "rayjobs"),
         Kind("RayCluster", "ray.io/v1", "rayclusters"),
         Kind("Workload", "kueue.x-k8s.io/v1beta1", "workloads"),
+        # What an installation looks at and makes; the operator itself has no right to these.
+        Kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions"),
+        Kind("Deployment", "apps/v1", "deployments"),
+        Kind("Node", "v1", "nodes"),
+        Kind("Secret", "v1", "secrets"),
     )
 }
 

@@ -1,0 +1,169 @@
+"""From the cluster to facts: look around, then run the two steps, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+from cloister_api.termination import Outcome, parse_termination
+from cloister_api.yaml_tree import read_documents
+from cloister_operator.cluster import Cluster, Object
+from cloister_operator.observe import reading
+from cloister_operator.readiness.facts import Facts, InputsFound, JobFound
+from cloister_operator.readiness.plan import Plan
+
+POLL_S = 2.0
+PULL_PATIENCE_S = 180.0
+"""A pod may wait so long for an image or a Secret: a kubelet tries again and again."""
+KUBERAY = "app.kubernetes.io/name=kuberay-operator"
+KUEUE_CONFIG = "kueue-manager-config"
+WAITING_IN_VAIN = frozenset(
+    ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
+)
+DONE = ("Complete", "Failed")
+
+Say = Callable[[str], None]
+
+
+async def gather(cluster: Cluster, plan: Plan, say: Say) -> Facts:
+    """Everything that the table asks. The job is tried when its inputs are in the store. Raises ClusterError."""
+    seen = await look_around(cluster, plan)
+    say("The trainer's image writes a tiny model and rows to the object store.")
+    inputs = await run_inputs(cluster, plan)
+    tried = inputs.ended and not inputs.reason
+    return replace(seen, inputs=inputs, job=await run_job(cluster, plan, say) if tried else JobFound(phase=""))
+
+
+async def look_around(cluster: Cluster, plan: Plan) -> Facts:
+    """What is there before anything runs."""
+    kueue_served = await _is_served(cluster, "workloads.kueue.x-k8s.io")
+    return Facts(
+        ray_jobs_served=await _is_served(cluster, "rayjobs.ray.io"),
+        kuberay_images=await _kuberay_images(cluster),
+        kueue_served=kueue_served,
+        kueue_frameworks=await _kueue_frameworks(cluster, plan.kueue_namespace) if kueue_served else None,
+        unresolved=tuple([name for name in plan.host_names if not await _resolves(name)]),
+        gpus=await _gpus(cluster, plan.expected.gpu_resources),
+    )
+
+
+async def run_inputs(cluster: Cluster, plan: Plan) -> InputsFound:
+    """Run the Job that writes the inputs, until it ended or its pod does not start."""
+    namespace, name = await _make_anew(cluster, plan.inputs)
+    now = asyncio.get_running_loop().time
+    deadline, patience = now() + plan.timeout_s, now() + PULL_PATIENCE_S
+    while True:
+        pods = await cluster.list("Pod", namespace, label_selector=f"job-name={name}")
+        pod = pods.items[-1] if pods and pods.items else None
+        if pod is not None and (ended := _termination(pod)) is not None:
+            return ended
+        obstacle = _obstacle(pod)
+        if obstacle is None:
+            patience = now() + PULL_PATIENCE_S
+        if now() > min(deadline, patience):
+            reason, message = obstacle or ("Timeout", "its pod did not end in time")
+            return InputsFound(ended=False, reason=reason, message=message)
+        await asyncio.sleep(POLL_S)
+
+
+async def run_job(cluster: Cluster, plan: Plan, say: Say) -> JobFound:
+    """Apply the FineTuneJob and follow it. It is deleted when it is complete; one that failed stays to be read."""
+    namespace, name = await _make_anew(cluster, plan.job)
+    now = asyncio.get_running_loop().time
+    deadline, said, found = now() + plan.timeout_s, "", JobFound(phase="Pending")
+    while found.phase not in DONE and now() < deadline:
+        job = await cluster.get(plan.job["kind"], namespace, name) or {}
+        found = _job_found(job)
+        line = f"{found.phase}: {found.message}" if found.message else found.phase
+        if line != said:
+            say(line)
+            said = line
+        await asyncio.sleep(POLL_S if found.phase not in DONE else 0)
+    if found.phase == "Complete":
+        await cluster.delete(plan.job["kind"], namespace, name, job["metadata"]["uid"])
+    return found
+
+
+async def _make_anew(cluster: Cluster, manifest: Object) -> tuple[str, str]:
+    """Create the object, after one that an earlier test left is gone."""
+    kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    while (left := await cluster.get(kind, namespace, name)) is not None:
+        await cluster.delete(kind, namespace, name, left["metadata"]["uid"])
+        await asyncio.sleep(POLL_S)
+    await cluster.create(manifest)
+    return namespace, name
+
+
+def _termination(pod: Object) -> InputsFound | None:
+    """How the pod's container ended; None while it has not."""
+    for status in reading.parts(pod, "status", "containerStatuses"):
+        ended = status.get("state", {}).get("terminated")
+        if ended is None:
+            continue
+        message = parse_termination(ended.get("message", ""))
+        if message is None:
+            return InputsFound(
+                ended=True, reason="Internal", message=f"{ended.get('reason')}, exit {ended['exitCode']}"
+            )
+        if message.outcome is Outcome.SUCCEEDED:
+            return InputsFound(ended=True)
+        return InputsFound(ended=True, reason=str(message.reason), message=message.message)
+    return None
+
+
+def _obstacle(pod: Object | None) -> tuple[str, str] | None:
+    """Why the pod does not start; None when it runs or a kubelet is at it."""
+    if pod is None:
+        return "NoPod", "no pod was made: a quota or an admission policy may refuse it"
+    scheduled = reading.condition(pod, "PodScheduled")
+    if reading.text(scheduled, "status") == "False":
+        return reading.text(scheduled, "reason"), reading.quoted(scheduled, "message")
+    for status in reading.parts(pod, "status", "containerStatuses"):
+        waiting = reading.part(status, "state", "waiting")
+        if (reason := reading.text(waiting, "reason")) in WAITING_IN_VAIN:
+            return reason, reading.quoted(waiting, "message")
+    return None
+
+
+def _job_found(job: Object) -> JobFound:
+    return JobFound(
+        phase=reading.text(job, "status", "phase") or "Pending",
+        reason=reading.text(job, "status", "reason"),
+        message=reading.text(job, "status", "message"),
+        egress=reading.text(reading.condition(job, "EgressRestricted"), "reason"),
+    )
+
+
+async def _is_served(cluster: Cluster, crd: str) -> bool:
+    return await cluster.get("CustomResourceDefinition", "", crd) is not None
+
+
+async def _kuberay_images(cluster: Cluster) -> tuple[str, ...]:
+    found = await cluster.list("Deployment", None, label_selector=KUBERAY)
+    pods = [each["spec"]["template"]["spec"] for each in found.items] if found else []
+    return tuple(sorted({container["image"] for pod in pods for container in pod["containers"]}))
+
+
+async def _kueue_frameworks(cluster: Cluster, namespace: str) -> frozenset[str] | None:
+    config = await cluster.get("ConfigMap", namespace, KUEUE_CONFIG)
+    for text in config.get("data", {}).values() if config else ():
+        (document,) = read_documents(text)
+        if document.value.get("kind") == "Configuration":
+            return frozenset(document.value.get("integrations", {}).get("frameworks", ()))
+    return None
+
+
+async def _gpus(cluster: Cluster, resources: tuple[str, ...]) -> dict[str, int]:
+    nodes = await cluster.list("Node", None)
+    offers = [node["status"].get("allocatable", {}) for node in nodes.items] if nodes else []
+    return {resource: sum(int(offer.get(resource, 0)) for offer in offers) for resource in resources}
+
+
+async def _resolves(name: str) -> bool:
+    try:
+        await asyncio.get_running_loop().getaddrinfo(name, None)
+    except socket.gaierror:
+        return False
+    return True

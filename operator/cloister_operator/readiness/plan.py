@@ -1,0 +1,49 @@
+"""What the chart asks for: manifests and expectations, in a file that it mounts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister_operator.readiness.facts import Expectations
+
+PLAN_FILE = Path("/etc/cloister-readiness/plan.json")
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make and what to look at."""
+
+    inputs: Object
+    """The Job that writes the model and the rows."""
+    job: Object
+    """The FineTuneJob."""
+    host_names: tuple[str, ...]
+    """Names that jobs' pods must resolve."""
+    kueue_namespace: str
+    timeout_s: float
+    """How long the FineTuneJob may take, and how long its inputs."""
+    expected: Expectations
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a JSON file of the chart."""
+    found = json.loads(path.read_text())
+    expected = found["expected"]
+    return Plan(
+        inputs=found["inputs"],
+        job=found["job"],
+        host_names=tuple(found["hostNames"]),
+        kueue_namespace=found["kueueNamespace"],
+        timeout_s=60.0 * found["timeoutMinutes"],
+        expected=Expectations(
+            gpu_resources=tuple(expected["gpuResources"]),
+            gpu_optional=expected["gpuOptional"],
+            kueue_required=expected["kueueRequired"],
+            namespace=found["job"]["metadata"]["namespace"],
+        ),
+    )

@@ -1,0 +1,261 @@
+"""What the chart renders: golden files, settings that the operator takes, pods that `restricted` admits."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+import cloister_operator.metrics  # noqa: F401 (registers the metrics)
+from cloister_api.crd import render_crd
+from cloister_api.loading import load_job
+from cloister_api.yaml_tree import read_documents
+from cloister_operator.names import JOB_LABEL
+from cloister_operator.settings import Settings
+from cloister_operator.settings_file import parse_settings
+from support.chart import CHART, ROOT, Object, cases, objects, render, rendered
+from support.chart import REGISTRY as WITH_REGISTRY
+from support.seaweedfs import weed_binary
+
+CLUSTER_WIDE = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Namespace", "PriorityClass"}
+WORKLOADS = ("Deployment", "StatefulSet", "Job")
+HOOK = "helm.sh/hook"
+
+
+def everything(case: Path) -> list[Object]:
+    return objects(rendered(case))
+
+
+def installed(found: list[Object]) -> list[Object]:
+    """Without hooks."""
+    return [each for each in found if HOOK not in each["metadata"].get("annotations", {})]
+
+
+def named(found: list[Object], kind: str, name: str) -> Object:
+    (one,) = [each for each in found if each["kind"] == kind and each["metadata"]["name"] == name]
+    return one
+
+
+def pods(found: list[Object]) -> Iterator[tuple[str, Object]]:
+    """The name and spec of every pod that the objects, and the Job of the readiness plan, make."""
+    plans = [json.loads(each["data"]["plan.json"]) for each in found if "plan.json" in each.get("data", {})]
+    for each in [*found, *(plan["inputs"] for plan in plans)]:
+        if each["kind"] in WORKLOADS:
+            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
+        elif each["kind"] == "Pod":
+            yield each["metadata"]["name"], each["spec"]
+
+
+def settings_of(found: list[Object]) -> Settings:
+    text = named(found, "ConfigMap", "cloister-settings")["data"]["settings.yaml"]
+    return parse_settings(text, "settings.yaml")
+
+
+by_case = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+
+
+def test_there_are_six_cases() -> None:
+    assert len(cases()) == 6
+
+
+@by_case
+def test_a_case_renders_as_its_golden_file_says(case: Path) -> None:
+    assert rendered(case) == (case / "rendered.yaml").read_text(), f"{case.name} is stale; run make golden"
+
+
+@by_case
+def test_the_operator_takes_the_rendered_settings(case: Path) -> None:
+    settings = settings_of(everything(case))
+    assert settings.images.trainer.startswith("registry.internal")
+    assert settings.network.control_address == "cloister-control.cloister-system.svc:8444"
+    assert settings.network.canary_address == "cloister-canary.cloister-system.svc:8445"
+
+
+@by_case
+def test_every_pod_is_restricted_and_has_limits(case: Path) -> None:
+    made = dict(pods(everything(case)))
+    assert {"cloister-readiness", "cloister-readiness-inputs"} <= set(made)
+    for name, pod in made.items():
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["resources"]["limits"]["memory"]
+            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+
+
+@by_case
+def test_a_token_is_mounted_only_where_the_api_is_called(case: Path) -> None:
+    for name, pod in pods(everything(case)):
+        calls = any("cloister_operator" in word for container in pod["containers"] for word in container["command"])
+        assert pod["automountServiceAccountToken"] is calls, name
+
+
+@by_case
+def test_the_readiness_job_is_one_that_the_settings_allow(case: Path) -> None:
+    found = everything(case)
+    plan = json.loads(named(found, "ConfigMap", "cloister-readiness")["data"]["plan.json"])
+    job = load_job(json.dumps(plan["job"]), case.name)
+    assert job.spec.training.max_steps == 20
+    allowed = settings_of(found).allowed
+    for uri in (job.spec.model.uri, job.spec.dataset.uri or "", job.spec.output.uri):
+        assert any(uri.startswith(prefix.split("{")[0]) for prefix in allowed.uri_prefixes)
+    assert job.spec.storage.secret_name in allowed.secret_names
+
+
+@by_case
+def test_services_and_policies_select_pods_that_are_there(case: Path) -> None:
+    found = installed(everything(case))
+    templates = [each["spec"]["template"]["metadata"]["labels"] for each in found if each["kind"] in WORKLOADS]
+    selectors = [each["spec"]["selector"] for each in found if each["kind"] == "Service"]
+    selectors += [each["spec"]["podSelector"]["matchLabels"] for each in found if each["kind"] == "NetworkPolicy"]
+    assert len(selectors) >= 3
+    for selector in selectors:
+        assert any(selector.items() <= labels.items() for labels in templates), selector
+
+
+def test_the_control_port_is_for_jobs_and_the_canary_for_everybody() -> None:
+    """A canary that the operator's own policy closed would look refused where a job's policy is not enforced."""
+    policy = named(objects(render("--set", WITH_REGISTRY)), "NetworkPolicy", "cloister-operator")["spec"]
+    by_port = {rule["ports"][0]["port"]: rule for rule in policy["ingress"]}
+    assert set(by_port) == {8444, 8445, 8080}
+    assert by_port[8444]["from"] == [
+        {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": JOB_LABEL, "operator": "Exists"}]}}
+    ]
+    assert "from" not in by_port[8445]
+
+
+def test_jobs_reach_the_operator_and_the_store_by_the_settings_alone() -> None:
+    found = objects(render("--set", WITH_REGISTRY, "--set", "store.enabled=true"))
+    settings = settings_of(found)
+    pod_labels = {
+        component: named(found, kind, f"cloister-{component}")["spec"]["template"]["metadata"]["labels"]
+        for component, kind in (("operator", "Deployment"), ("store", "StatefulSet"))
+    }
+    (store,) = settings.storage.peers
+    for peer, component in ((settings.network.operator, "operator"), (store, "store")):
+        assert peer.namespace_labels == {"kubernetes.io/metadata.name": "cloister-system"}
+        assert (peer.pod_labels or {}).items() <= pod_labels[component].items()
+    (container,) = named(found, "StatefulSet", "cloister-store")["spec"]["template"]["spec"]["containers"]
+    assert store.ports == [port["containerPort"] for port in container["ports"] if port["name"] == "s3"]
+    assert settings.storage.endpoint == "http://cloister-store.cloister-system.svc:8333"
+
+
+def test_what_the_administrator_says_wins_over_what_the_chart_knows() -> None:
+    changes = ["settings.network.controlAddress=elsewhere:1", "settings.limits.workers=4"]
+    settings = settings_of(objects(render("--set", ",".join([WITH_REGISTRY, *changes]))))
+    assert settings.network.control_address == "elsewhere:1"
+    assert settings.network.canary_address == "cloister-canary.cloister-system.svc:8445"
+    assert settings.limits.workers == 4
+
+
+def test_the_rules_are_those_of_the_operator() -> None:
+    (role,) = read_documents((ROOT / "operator/manifests/cluster-role.yaml").read_text())
+    wide = named(objects(render("--set", WITH_REGISTRY)), "ClusterRole", "cloister-operator")
+    assert wide["rules"] == role.value["rules"]
+    (case,) = [case for case in cases() if case.name == "namespaced"]
+    roles = [each for each in installed(everything(case)) if each["kind"] == "Role"]
+    assert {each["metadata"]["namespace"] for each in roles} == {"legal", "hr"}
+    for each in roles:
+        assert each["rules"] == [rule for rule in role.value["rules"] if rule["apiGroups"] != ["apiextensions.k8s.io"]]
+
+
+def test_namespaced_nothing_is_cluster_wide_and_each_operator_sees_one_namespace() -> None:
+    (case,) = [case for case in cases() if case.name == "namespaced"]
+    found = installed(everything(case))
+    assert not CLUSTER_WIDE & {each["kind"] for each in found}
+    for namespace in ("legal", "hr"):
+        pod = named(found, "Deployment", f"cloister-operator-{namespace}")["spec"]["template"]["spec"]
+        assert {"name": "CLOISTER_NAMESPACE", "value": namespace} in pod["containers"][0]["env"]
+        (binding,) = [
+            each for each in found if each["kind"] == "RoleBinding" if each["metadata"]["namespace"] == namespace
+        ]
+        assert binding["subjects"][0]["name"] == pod["serviceAccountName"]
+    selectors = [each["spec"]["selector"]["matchLabels"] for each in found if each["kind"] == "Deployment"]
+    assert selectors[0] != selectors[1]
+
+
+def test_the_crd_is_that_of_the_models_and_is_kept_unless_told_otherwise() -> None:
+    def crd(*arguments: str) -> list[Object]:
+        found = objects(render("--set", WITH_REGISTRY, *arguments))
+        return [each for each in found if each["kind"] == "CustomResourceDefinition"]
+
+    (kept,) = crd()
+    assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert kept == render_crd()
+    assert crd("--set", "crd.keep=false") == [render_crd()]
+    assert crd("--set", "crd.install=false") == []
+
+
+def test_a_changed_setting_restarts_the_operator_and_nothing_else() -> None:
+    def templates(*arguments: str) -> dict[str, Any]:
+        found = installed(objects(render("--set", f"{WITH_REGISTRY},store.enabled=true", *arguments)))
+        return {each["metadata"]["name"]: each["spec"]["template"] for each in found if each["kind"] in WORKLOADS}
+
+    before, after = templates(), templates("--set", "images.trainer.tag=0.2.0")
+    assert {name for name in before if before[name] != after[name]} == {"cloister-operator"}
+    assert before == templates()
+
+
+def test_nothing_that_helm_installs_belongs_to_a_job() -> None:
+    """Upgrades change what is rendered here, so running jobs are none of it."""
+    for case in cases():
+        for each in installed(everything(case)):
+            assert JOB_LABEL not in json.dumps(each["metadata"])
+            assert each["kind"] not in {"FineTuneJob", "RayJob", "Job", "Pod"}
+
+
+def test_a_digest_wins_over_a_tag_and_a_registry_of_ones_own_over_the_common_one() -> None:
+    digest = f"sha256:{'a' * 64}"
+    changes = (
+        f"{WITH_REGISTRY},images.trainer.tag=v1,images.trainer.digest={digest},images.operator.registry=other:5000"
+    )
+    found = objects(render("--set", changes))
+    assert settings_of(found).images.trainer == f"registry.internal/cloister/trainer@{digest}"
+    (container,) = named(found, "Deployment", "cloister-operator")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "other:5000/cloister/operator:0.1.0"
+
+
+def test_metrics_in_rules_and_dashboard_are_those_that_the_operator_has() -> None:
+    (case,) = [case for case in cases() if case.name == "monitoring"]
+    found = everything(case)
+    rules = [rule["expr"] for rule in named(found, "PrometheusRule", "cloister")["spec"]["groups"][0]["rules"]]
+    dashboard = json.loads(named(found, "ConfigMap", "cloister-dashboard")["data"]["cloister.json"])
+    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    used = {name for text in (*rules, *panels) for name in re.findall(r"\bcloister_\w+", text)}
+    known = {sample for family in REGISTRY.collect() for sample in (family.name, f"{family.name}_total")}
+    known |= {f"{name}_bucket" for name in known}
+    assert len(used) >= 7
+    assert used <= known
+    assert {"CloisterJobNoProgress", "CloisterJobFailed", "CloisterQueueHeld", "CloisterStoreNearlyFull"} <= {
+        rule["alert"] for rule in named(found, "PrometheusRule", "cloister")["spec"]["groups"][0]["rules"]
+    }
+
+
+def test_weed_knows_every_flag_of_the_store() -> None:
+    found = objects(render("--set", f"{WITH_REGISTRY},store.enabled=true"))
+    (container,) = named(found, "StatefulSet", "cloister-store")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["weed"]
+    logging, server, *flags = container["args"]
+    assert (logging, server) == ("-logtostderr=true", "server")
+    said = subprocess.run([weed_binary(), "server", "-h"], capture_output=True, text=True, check=False)
+    known = set(re.findall(r"^  (-[\w.]+)", said.stdout + said.stderr, re.MULTILINE))
+    assert {flag.partition("=")[0] for flag in flags} <= known
+
+
+def test_the_chart_carries_no_link_and_no_foreign_file() -> None:
+    files = [path for path in CHART.rglob("*") if path.is_file()]
+    assert not [path for path in CHART.rglob("*") if path.is_symlink()]
+    assert {path.suffix for path in files} <= {".yaml", ".json", ".tpl", ".txt", ""}

@@ -1,0 +1,89 @@
+"""What the chart says to values and clusters that cannot work, and that lint finds nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from support.chart import CHART, REGISTRY, SERVED, HelmError, cases, helm, render
+
+
+def refusal(*changes: str, served: tuple[str, ...] = SERVED) -> str:
+    with pytest.raises(HelmError) as refused:
+        render("--set", ",".join([REGISTRY, *changes]), served=served)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_lint_finds_nothing(case: object) -> None:
+    said = helm("lint", str(CHART), "--strict", "--values", f"{case}/values.yaml")
+    assert "0 chart(s) failed" in said
+    assert "WARNING" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("imges.registry=x", "additional properties 'imges' not allowed"),
+        ("images.trainer.digest=abc", "at '/images/trainer/digest': 'abc' does not match pattern"),
+        ("operator.namespaces={Legal}", "at '/operator/namespaces/0': 'Legal' does not match pattern"),
+        ("operator.namespaces=legal", "at '/operator/namespaces': got string, want array"),
+        ("monitoring.scrape=yes", "at '/monitoring/scrape': value must be one of 'None', 'PodMonitor'"),
+        ("settings.profiles.default.gpuMem=80Gi", "at '/settings/profiles/default': additional properties 'gpuMem'"),
+        ("settings.limits.workers=many", "at '/settings/limits/workers': got string, want integer"),
+        ("settings.network.dns[0].port=53", "at '/settings/network/dns/0': additional properties 'port' not allowed"),
+        ("settings.allowed.egress={Closed}", "at '/settings/allowed/egress/0': value must be one of"),
+        ("store.buckets={My_Models}", "at '/store/buckets/0': 'My_Models' does not match pattern"),
+        ("store.tenants[0].read={models}", "at '/store/tenants/0': missing property 'namespace'"),
+        ("readiness.uri=/models", "at '/readiness/uri': '/models' does not match pattern"),
+        ("caBundle=ca.crt", "at '/caBundle': 'ca.crt' does not match pattern"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_with_its_place(change: str, sentence: str) -> None:
+    assert sentence in refusal(change)
+
+
+def test_a_missing_registry_is_asked_for() -> None:
+    with pytest.raises(HelmError, match=r"images\.registry is missing: name the registry that holds the images"):
+        render()
+
+
+def test_what_the_cluster_lacks_is_named_with_what_to_do() -> None:
+    assert "KubeRay is not in this cluster: there is no ray.io/v1 RayJob. Install KubeRay 1.6" in refusal(served=())
+    without_kueue = ("ray.io/v1/RayJob",)
+    for change in ("prerequisites.kueue=true", "settings.auxiliaryQueueName=cpu"):
+        assert "Kueue is not in this cluster" in refusal(change, served=without_kueue)
+    for change in ("monitoring.scrape=PodMonitor", "monitoring.rules.enabled=true"):
+        assert "The Prometheus Operator is not in this cluster" in refusal(change, served=without_kueue)
+    assert render("--set", f"{REGISTRY},prerequisites.check=false,monitoring.scrape=PodMonitor", served=())
+
+
+def test_values_that_contradict_each_other_are_refused() -> None:
+    assert "choose one of them" in refusal("store.enabled=true", "settings.storage.endpoint=http://s3.internal")
+    assert "store.tenants needs keys that the chart makes" in refusal(
+        "store.enabled=true", "store.existingSecret=mine", "store.tenants[0].namespace=legal"
+    )
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = YAML(typ="safe").load(CHART / "values.yaml")
+    assert set(schema["properties"]) - {"global"} == set(values)
+    assert _known(values, schema, schema["definitions"]) == []
+
+
+def _known(value: Any, schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> list[str]:
+    """Paths at which values.yaml and the schema name different things; the settings and free maps are left out."""
+    schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if not isinstance(value, dict) or "properties" not in schema or path in ("/settings", "/readiness/job"):
+        return []
+    optional = {"cidr"} if path == "/monitoring/prometheus" else {"global"} if not path else set()
+    if path.endswith("/resources"):
+        return []
+    differences = [f"{path}/{name}" for name in set(value) ^ (set(schema["properties"]) - optional)]
+    for name, part in value.items():
+        differences += _known(part, schema["properties"].get(name, {}), definitions, f"{path}/{name}")
+    return differences
