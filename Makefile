@@ -32,11 +32,13 @@ format: setup ## Format the code and repair what ruff can repair
 .PHONY: generate
 generate: setup ## Write the CRD, the reference pages and the chart's copies from the models
 	$(BIN)/python -m cloister_api.generate
+	$(BIN)/python -m cloister_operator.settings_page
 	$(BIN)/python scripts/chart_files.py
 
 .PHONY: golden
-golden: setup ## Write the children that the operator makes for the jobs in tests/golden/operator
+golden: setup control-plane-binaries ## Write the children of the jobs in tests/golden/operator, and what the chart renders
 	@PYTHONPATH=tests $(BIN)/python -m support.operator_golden
+	@PYTHONPATH=tests $(BIN)/python -m support.chart
 
 SETTINGS ?= operator/manifests/settings.yaml
 .PHONY: run-operator
@@ -103,6 +105,7 @@ typecheck: setup ## mypy --strict
 .PHONY: verify
 verify: setup ## Generated files are what the models generate
 	$(BIN)/python -m cloister_api.generate --check
+	$(BIN)/python -m cloister_operator.settings_page --check
 	$(BIN)/python scripts/chart_files.py --check
 
 .PHONY: bench

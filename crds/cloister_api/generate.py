@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,25 @@ def generated_files() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files, or with --check name those that are stale. Returns 1 when some are."""
-    parser = argparse.ArgumentParser(prog="python -m cloister_api.generate", description=__doc__)
+    return write_or_check(generated_files(), arguments, prog="python -m cloister_api.generate", description=__doc__)
+
+
+def write_or_check(
+    files: Mapping[str, str], arguments: Sequence[str] | None, *, prog: str, description: str | None
+) -> int:
+    """A command that writes files, by their path in the repository, or with --check names those that are stale.
+
+    Returns its exit code: 1 when some are stale.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     parser.add_argument("--root", type=Path, default=REPOSITORY, help="the repository (default: where this file lies)")
     options = parser.parse_args(arguments)
-    stale = [name for name, text in generated_files().items() if not _is_fresh(options.root / name, text)]
+    stale = [name for name, text in files.items() if not _is_fresh(options.root / name, text)]
     for name in stale:
         if not options.check:
             (options.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (options.root / name).write_text(generated_files()[name])
+            (options.root / name).write_text(files[name])
         sys.stdout.write(f"{name} {'is stale; run make generate' if options.check else 'written'}\n")
     return 1 if stale and options.check else 0
 

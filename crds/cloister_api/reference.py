@@ -47,7 +47,7 @@ def render_reference() -> str:
         "",
         "## spec",
         "",
-        *_table(spec, "spec"),
+        *field_table(spec, "spec"),
         "",
         "### Rules between fields",
         "",
@@ -55,7 +55,7 @@ def render_reference() -> str:
         "",
         "## status",
         "",
-        *_table(status, "status"),
+        *field_table(status, "status"),
         "",
         "## Columns of `kubectl get ftj`",
         "",
@@ -104,15 +104,16 @@ def _paragraph(reason: FailureReason) -> list[str]:
     return [f"### {reason}", "", text, ""]
 
 
-def _table(schema: Schema, path: str) -> list[str]:
+def field_table(schema: Schema, path: str = "") -> list[str]:
+    """A Markdown table of the fields of a structural schema and of all below them, each with its whole path."""
     return ["| field | takes | default | description |", "|---|---|---|---|", *_rows(schema, path)]
 
 
 def _rows(schema: Schema, path: str) -> Iterator[str]:
     seen: list[tuple[str, Schema]] = []
     for name, field in schema.get("properties", {}).items():
-        here, inner = f"{path}.{name}", field.get("properties")
-        required = name in schema.get("required", []) and path.startswith("spec")
+        here, inner = f"{path}.{name}".lstrip("."), field.get("properties")
+        required = name in schema.get("required", []) and not path.startswith("status")
         default = "required" if required else _default(field)
         same = next((where for where, other in seen if other == inner), None)
         description = _escaped(field.get("description", "")) + (f" Fields as of `{same}`." if same else "")
@@ -121,15 +122,18 @@ def _rows(schema: Schema, path: str) -> Iterator[str]:
             seen.append((here, inner))
             yield from _rows(field, here)
         yield from _rows(field.get("items", {}), f"{here}[]")
+        yield from _rows(field.get("additionalProperties", {}), f"{here}.<name>")
 
 
 def _takes(field: Schema) -> str:
     """A field's type and bounds in words."""
     if field.get("type") == "array":
         least = f"{field['minItems']} to " if "minItems" in field else "at most "
-        return f"a list of {least}{field['maxItems']}: {_takes(field['items'])}"
+        bounds = f" of {least}{field['maxItems']}" if "maxItems" in field else ""
+        return f"a list{bounds}: {_takes(field['items'])}"
     if "additionalProperties" in field:
-        return f"a mapping of at most {field['maxProperties']}: {_takes(field['additionalProperties'])}"
+        bounds = f" of at most {field['maxProperties']}" if "maxProperties" in field else ""
+        return f"a mapping{bounds}: {_takes(field['additionalProperties'])}"
     if field.get("type") == "string" and "enum" not in field and "maxLength" in field and "pattern" not in field:
         return f"text, at most {field['maxLength']:,} characters" if field.get("format") is None else "a date and time"
     return expectation(field)

@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from cloister_api.loading import load_job
+from cloister_operator.__main__ import main as operator_main
 from cloister_trainer.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +99,8 @@ def test_every_yaml_block_is_a_job_or_part_of_one(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=str)
-def test_every_command_exists(block: Block) -> None:
+def test_every_command_exists(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     for words in commands(block):
         match words:
             case ["make", *arguments]:
@@ -108,6 +110,8 @@ def test_every_command_exists(block: Block) -> None:
                 assert parses(arguments), f"{block}: {words}"
             case [".venv/bin/python" | "python", script, *_] if script.endswith(".py"):
                 assert (ROOT / script).is_file(), f"{block}: {words}"
+            case ["python", "-m", "cloister_operator", *arguments]:
+                assert "--check" in arguments and operator_main(arguments) == 0, f"{block}: {words}"
             case [word, *_]:
                 assert word in SHELL_WORDS | OUTSIDE, f"{block}: nothing tests the command {word}"
 

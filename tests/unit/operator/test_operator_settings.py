@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cloister_api.yaml_tree import read_documents
+from cloister_operator.settings import Settings
 from cloister_operator.settings_file import SettingsError, load_configuration, parse_settings
+from cloister_operator.settings_page import PAGE, render_settings
 from support.operator_world import SETTINGS_YAML, World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -77,3 +79,11 @@ def test_every_example_is_accepted_with_the_settings_to_start_from(path: Path) -
     world = World(admin=parse_settings(settings.read_text(), str(settings)), job=job.value)
     status = world.settle()
     assert (status.phase, status.message) == ("Preparing", None)
+
+
+def test_the_page_has_every_setting_and_is_fresh() -> None:
+    page = render_settings()
+    assert (ROOT / PAGE).read_text() == page, f"{PAGE} is stale; run make generate"
+    for field in Settings.model_fields.values():
+        assert f"| `{field.alias}` |" in page
+    assert "`profiles.<name>.tolerations[].effect`" in page
