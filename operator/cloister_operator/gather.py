@@ -72,13 +72,16 @@ class Gatherer:
         self._submitters.pop(key, None)
 
     async def _know_foundation(self, job: Object) -> None:
-        """Look at what stands under the names of the job's ConfigMap and policies, until it is what the job made."""
+        """Look again at what stands in the way of the job's ConfigMap and policies.
+
+        Of a name that nothing is known of, the attempt to make the object tells whether it is taken.
+        """
         namespace, name = reading.text(job, "metadata", "namespace"), reading.name(job)
         named = (("ConfigMap", run_file_name(name)), ("NetworkPolicy", name), ("NetworkPolicy", DENY_POLICY))
         for kind, each in named:
             key = (namespace, "" if each == DENY_POLICY else name)
             known = [found for found in self._store.of(kind, key) if reading.name(found) == each]
-            if any(is_own(found, reading.uid(job)) for found in known):
+            if not known or any(is_own(found, reading.uid(job)) for found in known):
                 continue
             for found in known:
                 self._store.drop(kind, found)

@@ -40,10 +40,20 @@ WATCHED = {
     "Pod": ("", "v1", "pods"),
     "RayJob": ("ray.io", "v1", "rayjobs"),
     "RayCluster": ("ray.io", "v1", "rayclusters"),
+    "NetworkPolicy": ("networking.k8s.io", "v1", "networkpolicies"),
     "Workload": ("kueue.x-k8s.io", "v1beta1", "workloads"),
 }
-LABELLED = frozenset({"Job", "Pod", "RayJob", "RayCluster"})
-OWN_KINDS = ("ConfigMap", "NetworkPolicy")
+LISTED = (*WATCHED, "ConfigMap")
+_OURS = f"{MANAGED_BY_LABEL}={MANAGER}"
+SELECTORS = {
+    "Job": JOB_LABEL,
+    "Pod": JOB_LABEL,
+    "RayJob": JOB_LABEL,
+    "RayCluster": JOB_LABEL,
+    "NetworkPolicy": _OURS,
+    "ConfigMap": _OURS,
+}
+"""What is watched and listed of each kind; of the others everything is."""
 OPTIONAL = frozenset({"Workload"})
 MOST_TOLD = 10_000
 """Deleted jobs that are remembered, so that each is told of once."""
@@ -91,9 +101,9 @@ class Operator:
         settings.posting.enabled = False
         settings.peering.standalone = True
         settings.persistence.diffbase_storage = NoDifferences()
-        for kind in LABELLED:
-            group, _version, plural = WATCHED[kind]
-            settings.watching.label_selectors[group, plural] = JOB_LABEL
+        for kind, (group, _version, plural) in WATCHED.items():
+            if kind in SELECTORS:
+                settings.watching.label_selectors[group, plural] = SELECTORS[kind]
         cluster = await self._open.enter_async_context(connect(metrics.count_call))
         for port in self._ports:
             await self._open.enter_async_context(await listen("", port))
@@ -118,23 +128,25 @@ class Operator:
         found: Object = event["object"]
         if event["type"] is None:
             self._watch_began.set()
-        key = self._job_key(param, found)
+        keys = self._jobs_of(param, found)
         if event["type"] == "DELETED":
             self.store.drop(param, found)
             if param == "FineTuneJob":
                 self._tell_deletion(found)
         elif not self.store.put(param, found):
             return  # the operator's own write, or what a list showed
-        if key[1]:
+        for key in keys:
             self.queue.add(key, 0.0 if param == "FineTuneJob" else GATHER_SECONDS)
 
-    def _job_key(self, kind: str, found: Object) -> Key:
-        """The job to look at when this object changed."""
+    def _jobs_of(self, kind: str, found: Object) -> list[Key]:
+        """The jobs to look at when this object changed."""
         namespace, name = self.store.key(kind, found)
-        if kind != "Workload":
-            return namespace, name
-        owner = self.store.by_uid("RayJob", name) or self.store.by_uid("Job", name)
-        return namespace, reading.labels(owner).get(JOB_LABEL, "") if owner else ""
+        if kind == "Workload":
+            owner = self.store.by_uid("RayJob", name) or self.store.by_uid("Job", name)
+            name = reading.labels(owner).get(JOB_LABEL, "") if owner else ""
+        if kind == "NetworkPolicy" and not name:  # the one that all jobs of the namespace stand on
+            return [self.store.key("FineTuneJob", job) for job in self.store.jobs_in(namespace)]
+        return [(namespace, name)] if name else []
 
     def _timed(self, reconciler: Reconciler) -> Work:
         async def work(key: Key) -> float | None:
@@ -175,7 +187,7 @@ class Operator:
 
     async def _resync(self, cluster: Cluster, reconciler: Reconciler) -> None:
         """List every kind and replace what the store knows: a watch may have missed something."""
-        for kind in (*WATCHED, *OWN_KINDS):
+        for kind in LISTED:
             try:
                 await self._list_kind(kind, cluster, reconciler)
             except ClusterError as error:
@@ -189,8 +201,7 @@ class Operator:
                 self.queue.add(key)  # the namespace's own: nobody saw whether its last job went
 
     async def _list_kind(self, kind: str, cluster: Cluster, reconciler: Reconciler) -> None:
-        selector = JOB_LABEL if kind in LABELLED else f"{MANAGED_BY_LABEL}={MANAGER}" if kind in OWN_KINDS else ""
-        selectors = {"label_selector": selector} if selector else {}
+        selectors = {"label_selector": SELECTORS[kind]} if kind in SELECTORS else {}
         found = await cluster.list(kind, self._configuration.namespace, **selectors)
         if kind == "RayJob":
             reconciler.ray_installed = found is not None

@@ -19,12 +19,13 @@ from cloister_operator.gather import PROGRESS_SECONDS, Gatherer
 from cloister_operator.logs import FIELDS
 from cloister_operator.names import DENY_POLICY, JOB_LABEL
 from cloister_operator.observe import reading
-from cloister_operator.observe.observation import UnreadableStatusError, observe
+from cloister_operator.observe.observation import UnreadableStatusError, is_own, observe
 from cloister_operator.settings import Settings
 from cloister_operator.store import Key, Object, Store
 
-FOLLOW_UP_SECONDS = 0.5
-"""After what the operator did itself, which no watch tells it as news."""
+SOONEST_SECONDS = 0.5
+FOLLOW_UP_SECONDS = 2.0
+"""After what the operator did itself, which no watch tells it as news. Children mostly change before."""
 LIVE_SECONDS = 1.0
 """How long an answer of the API server about a job says that it is there and not being deleted."""
 PODS_LEFT_SECONDS = 10.0
@@ -90,7 +91,7 @@ class Reconciler:
             waits.append(PROGRESS_SECONDS)
         if changed or decision.actions:
             waits.append(FOLLOW_UP_SECONDS)
-        return max(FOLLOW_UP_SECONDS, min(waits)) if waits else None
+        return max(SOONEST_SECONDS, min(waits)) if waits else None
 
     async def _write_status(self, job: Object, patch: dict[str, Any]) -> Object:
         try:
@@ -123,7 +124,7 @@ class Reconciler:
             if isinstance(action, Apply):
                 self._store.put(action.object["kind"], await self._cluster.apply(action.object))
             else:
-                await self._create(action.object["kind"], key, action)
+                await self._create(action.object["kind"], key, action, reading.uid(job))
 
     async def _still_there(self, job: Object, alive_at: float | None) -> float:
         """Nothing is made for a job that changed, went, or is to go. Returns when that was last known."""
@@ -136,11 +137,11 @@ class Reconciler:
             raise StaleError("the job changed before its child was made")
         return alive_at
 
-    async def _create(self, kind: str, key: Key, action: Create) -> None:
+    async def _create(self, kind: str, key: Key, action: Create, uid: str) -> None:
         name = action.object["metadata"]["name"]
         try:
             self._store.put(kind, await self._cluster.create(action.object))
-            self._refused.pop(key, None)
+            self._refused.get(key, {}).pop(name, None)
         except ClusterError as error:
             if error.gone and kind == "RayJob":
                 self.ray_installed = False
@@ -149,11 +150,18 @@ class Reconciler:
                 self._refused.setdefault(key, {})[name] = str(error)
             if not error.conflict:
                 raise
-            found = await self._cluster.get(kind, key[0], name)
-            if found is not None:
-                self._store.put(kind, found)
-                self._store.file(kind, found, key)
-            raise StaleError(f"{kind} {name} is there already") from None
+            await self._note_taken(kind, key, action.object, uid)
+
+    async def _note_taken(self, kind: str, key: Key, wanted: Object, uid: str) -> None:
+        """A name is taken: by the job's own object, which is as well, or StaleError by another's, to be seen next."""
+        name = reading.name(wanted)
+        found = await self._cluster.get(kind, key[0], name)
+        if found is None:
+            raise StaleError(f"{kind} {name} was there a moment ago")
+        self._store.put(kind, found)
+        self._store.file(kind, found, self._store.key(kind, wanted))
+        if not is_own(found, uid):
+            raise StaleError(f"{kind} {name} is there already")
 
     async def _leave(self, namespace: str) -> float | None:
         """A job is gone: so goes the namespace's policy, once nothing needs it."""

@@ -23,6 +23,7 @@ READ_OF_SPEC = {
 Object = Mapping[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a job."""
+BY_NAMESPACE, BY_OUTPUT = "FineTuneJobs by namespace", "FineTuneJobs by output"
 
 
 class Store:
@@ -30,9 +31,10 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
-        self._places: dict[str, dict[str, set[Key]]] = defaultdict(lambda: defaultdict(set))
-        """By kind and UID: the keys under which an object is found."""
         self._by_key: dict[str, dict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
+        """UIDs by key, in an index for each kind and two more for FineTuneJobs."""
+        self._places: dict[tuple[str, str], set[tuple[str, Key]]] = defaultdict(set)
+        """By kind and UID: where an object stands in these indices."""
         self._departed: dict[Key, list[Object]] = defaultdict(list)
 
     def put(self, kind: str, found: Object) -> bool:
@@ -42,23 +44,26 @@ class Store:
         if known is not None and _version(found) <= _version(known):
             return False
         self._objects[kind][uid] = _what_is_read(kind, found)
-        for key in _places(kind, found):
-            self.file(kind, found, key)
+        for index, key in _places(kind, found):
+            self._enter(kind, uid, index, key)
         return True
 
     def file(self, kind: str, found: Object, key: Key) -> None:
         """Show an object under another key too: it has a child's name, whatever its labels say."""
-        self._by_key[kind][key].add(reading.uid(found))
-        self._places[kind][reading.uid(found)].add(key)
+        self._enter(kind, reading.uid(found), kind, key)
+
+    def _enter(self, kind: str, uid: str, index: str, key: Key) -> None:
+        self._by_key[index][key].add(uid)
+        self._places[kind, uid].add((index, key))
 
     def drop(self, kind: str, found: Object) -> None:
         """An object is gone. A pod that failed is kept until its job was looked at: KubeRay deletes it at once."""
         uid = reading.uid(found)
         self._objects[kind].pop(uid, None)
-        for place in self._places[kind].pop(uid, ()):
-            self._by_key[kind][place].discard(uid)
-            if not self._by_key[kind][place]:
-                del self._by_key[kind][place]
+        for index, place in self._places.pop((kind, uid), ()):
+            self._by_key[index][place].discard(uid)
+            if not self._by_key[index][place]:
+                del self._by_key[index][place]
         key = self.key(kind, found)
         if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
             metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
@@ -88,20 +93,23 @@ class Store:
 
     def key(self, kind: str, found: Object) -> Key:
         """Where an object belongs: its job's namespace and name; of a Workload, the UID of what it stands for."""
-        return _places(kind, found)[0]
+        return _places(kind, found)[0][1]
 
     def of(self, kind: str, key: Key) -> list[Object]:
         """Objects of a kind that belong to one key."""
-        known = self._objects[kind]
-        return [known[uid] for uid in self._by_key[kind].get(key, ()) if uid in known]
+        return self._found(kind, kind, key)
 
     def jobs_in(self, namespace: str) -> list[Object]:
         """The FineTuneJobs of a namespace."""
-        return self.of("FineTuneJob", (namespace, ""))
+        return self._found("FineTuneJob", BY_NAMESPACE, (namespace, ""))
 
     def jobs_with_output(self, uri: str) -> list[Object]:
         """The FineTuneJobs, of all namespaces, that publish to one place."""
-        return self.of("FineTuneJob", ("", uri))
+        return self._found("FineTuneJob", BY_OUTPUT, ("", uri))
+
+    def _found(self, kind: str, index: str, key: Key) -> list[Object]:
+        known = self._objects[kind]
+        return [known[uid] for uid in self._by_key[index].get(key, ()) if uid in known]
 
     def all(self, kind: str) -> list[Object]:
         """All objects of a kind."""
@@ -112,14 +120,15 @@ class Store:
         return self._objects[kind].get(uid)
 
 
-def _places(kind: str, found: Object) -> tuple[Key, ...]:
-    """The keys under which an object is found, the one of its job first."""
+def _places(kind: str, found: Object) -> tuple[tuple[str, Key], ...]:
+    """Where an object stands: the index and the key; first the one of its kind, by its job."""
     namespace = reading.text(found, "metadata", "namespace")
     if kind == "FineTuneJob":
-        return (namespace, reading.name(found)), (namespace, ""), ("", reading.output(found))
+        output = "", reading.output(found)
+        return (kind, (namespace, reading.name(found))), (BY_NAMESPACE, (namespace, "")), (BY_OUTPUT, output)
     if kind == "Workload":
-        return ((namespace, reading.text(reading.controller(found), "uid")),)
-    return ((namespace, reading.labels(found).get(JOB_LABEL, "")),)
+        return ((kind, (namespace, reading.text(reading.controller(found), "uid"))),)
+    return ((kind, (namespace, reading.labels(found).get(JOB_LABEL, ""))),)
 
 
 def _what_is_read(kind: str, found: Object) -> Object:

@@ -11,14 +11,14 @@ from cloister_api.status import FineTuneJobStatus
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply: a ConfigMap or a NetworkPolicy."""
+    """Server-side apply: a NetworkPolicy that is there and differs."""
 
     object: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Create:
-    """POST, once: a Job or a RayJob. That it exists already is no error."""
+    """POST, once. That the job's own object of this name exists already is no error."""
 
     object: dict[str, Any]
 

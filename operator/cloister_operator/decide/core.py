@@ -85,11 +85,17 @@ def lay_foundation(d: Draft, spec: FineTuneJobSpec) -> bool:
     ):
         if not d.may_create(kind, name, phase):
             return False
-    for policy in (deny_policy(job.namespace), allow_policy(job, spec, settings)):
-        if d.o.policies.get(policy["metadata"]["name"]) != policy["spec"]:
+    missing = [] if d.o.run_file else [run_config_map(job, spec, settings)]
+    for policy in (allow_policy(job, spec, settings), deny_policy(job.namespace)):
+        found = d.o.policies.get(policy["metadata"]["name"])
+        if found is None:
+            missing.insert(0, policy)
+        elif found != policy["spec"]:
             d.actions.append(Apply(policy))
-    if not d.o.run_file:
-        d.actions.append(Apply(run_config_map(job, spec, settings)))
+    for rendered in missing:
+        d.create(rendered, phase)
+    if any(rendered["metadata"]["name"] in d.o.refused for rendered in missing):
+        return False
     resume(d)
     return True
 

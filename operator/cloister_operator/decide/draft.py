@@ -147,7 +147,7 @@ class Draft:
         return False
 
     def create(self, rendered: dict[str, Any], phase: Phase) -> None:
-        """Make a Job or RayJob; where the API server refused it before, say so and try again."""
+        """Make a child; where the API server refused it before, say so and try again."""
         self.actions.append(Create(rendered))
         name = rendered["metadata"]["name"]
         if name in self.o.refused:

@@ -11,7 +11,7 @@ import pytest
 
 from cloister_operator.gather import EVENTS_PAUSE, Gatherer
 from cloister_operator.handlers import GATHER_SECONDS, Operator
-from cloister_operator.names import Step
+from cloister_operator.names import DENY_POLICY, MANAGED_BY_LABEL, MANAGER, Step
 from cloister_operator.reconcile import FOLLOW_UP_SECONDS, Reconciler, StaleError
 from cloister_operator.settings_file import Configuration
 from cloister_operator.store import Store
@@ -124,3 +124,45 @@ def test_jobs_are_found_by_namespace_and_by_output() -> None:
     assert store.jobs_in("legal") == store.jobs_with_output(output) == [world.job]
     store.drop("FineTuneJob", world.job)
     assert store.jobs_in("legal") == store.jobs_with_output(output) == []
+
+
+def test_the_namespace_s_policy_that_somebody_deletes_is_missed_by_all_its_jobs() -> None:
+    world = World()
+    policy = {"metadata": {"name": DENY_POLICY, "namespace": "legal", "uid": "p", "resourceVersion": "9"}}
+
+    async def tell(operator: Operator) -> None:
+        operator.store.put("FineTuneJob", world.job)
+        operator.store.put("NetworkPolicy", policy)
+        await operator._see({"type": "DELETED", "object": policy}, param="NetworkPolicy")
+
+    assert queued(tell, wait_s=2 * GATHER_SECONDS) == 1
+
+
+def look_at(world: World, cluster: MemoryCluster) -> None:
+    store = Store()
+    store.put("FineTuneJob", world.job)
+    asyncio.run(Reconciler(cluster, store, world.settings, clock=lambda: world.now)(KEY))
+
+
+def test_a_policy_that_another_job_made_a_moment_ago_is_as_good() -> None:
+    world = World()
+    world.add("NetworkPolicy", DENY_POLICY, metadata={"labels": {MANAGED_BY_LABEL: MANAGER}})
+    look_at(world, MemoryCluster(world))
+    assert world.made == ["NetworkPolicy contracts", "ConfigMap contracts-run", "Job contracts-prepare"]
+
+
+def test_no_pod_is_made_beside_a_policy_of_somebody_else() -> None:
+    world = World()
+    world.add("NetworkPolicy", "contracts")
+    with pytest.raises(StaleError, match="NetworkPolicy contracts is there already"):
+        look_at(world, MemoryCluster(world))
+    assert "Job contracts-prepare" not in world.made
+
+
+def test_a_refused_run_file_is_told_and_no_pod_is_made() -> None:
+    world = World()
+    world.refused = {"contracts-run": "403 exceeded quota: count/configmaps"}
+    world.settle()
+    assert world.status.reason == "PodsForbidden"
+    assert "exceeded quota: count/configmaps" in (world.status.message or "")
+    assert "Job contracts-prepare" not in world.made
