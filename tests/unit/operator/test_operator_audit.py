@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+from prometheus_client import REGISTRY
+
+from cloister_operator import metrics  # noqa: F401 (registers them)
 from cloister_operator.decide.audit import audit_entries, deletion_entry
 from cloister_operator.names import Step
 from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World
@@ -41,3 +47,26 @@ def test_a_refused_job_and_a_failed_one_are_told_apart() -> None:
     entries(failed)
     failed.refuse(Step.PREPARE, "ModelNotFound", exit_code=10)
     assert [(line["what"], line["reason"]) for line in entries(failed)] == [("failed", "ModelNotFound")]
+
+
+def test_the_operations_page_has_every_field_and_every_metric() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/operations.md").read_text()
+    world = World({"spec.provenance": {"ticket": "X-1"}})
+    told = entries(world)
+    world.prepared()
+    world.running()
+    told += entries(world)
+    world.ray("SUCCEEDED")
+    world.settle()
+    world.succeed(Step.PUBLISH, PUBLISHED)
+    told += entries(world)
+    told.append(deletion_entry(world.observe().job, world.status))
+    told += entries(World({"spec.network.egress": "Open"}))
+    for field in {field for line in told for field in line}:
+        assert f"`{field}`" in page
+    for what in {str(line["what"]) for line in told}:
+        assert f"`{what}`" in page
+    own = [metric for metric in REGISTRY.collect() if metric.name.startswith("cloister_")]
+    assert len(own) == len(re.findall(r"^\| `cloister_", page, re.MULTILINE))
+    for metric in own:
+        assert f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`" in page
