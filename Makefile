@@ -65,6 +65,18 @@ control-plane-binaries: setup ## Build the control plane's programs into the use
 node-binaries: setup ## Build also kubelet, kube-proxy and CoreDNS; nothing happens when they are there
 	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane.binaries --node
 
+.PHONY: node-setup
+node-setup: ## Install containerd, runc, CNI plugins and the like where they are missing (Debian, as root)
+	@scripts/node-setup.sh
+
+.PHONY: cluster-up
+cluster-up: node-setup node-binaries ## Start a real cluster of one node on this machine, as root; says how to use it
+	@PYTHONPATH=tests $(BIN)/python -m e2e.cluster up
+
+.PHONY: cluster-down
+cluster-down: setup ## Stop that cluster; its objects and images stay for the next start
+	@PYTHONPATH=tests $(BIN)/python -m e2e.cluster down
+
 IMAGES ?= operator trainer store
 # Of Python's standard library alone, so that no setup is needed.
 IMAGES_PYTHON := PYTHONPATH=scripts $(firstword $(wildcard $(BIN)/python) python3)
@@ -85,6 +97,10 @@ test: lint typecheck verify $(if $(findstring tests/,$(PYTEST_ARGS)),,control-pl
 .PHONY: test-cluster
 test-cluster: setup control-plane-binaries ## Only the tests on a real Kubernetes control plane
 	$(BIN)/pytest -m "$(MARKERS)" tests/cluster $(PYTEST_ARGS)
+
+.PHONY: e2e
+e2e: setup $(if $(CLOISTER_E2E_CONTEXT),,node-setup node-binaries) ## End to end on the cluster that CLOISTER_E2E_CONTEXT names, else on a real node here, as root
+	$(BIN)/pytest $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/e2e) $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: setup ## The long tests

@@ -84,8 +84,10 @@ def wait_until_available(cluster: Cluster, namespace: str, name: str, timeout_s:
 
 
 def apply(cluster: Cluster, path: str, version: str, kind: str, content: dict[str, Any]) -> Object:
-    """Apply an object; its name and namespace stand in the path."""
-    applied: Object = cluster.api.apply(path, {"apiVersion": version, "kind": kind, **content}, MANAGER)
+    """Apply an object, whose name and namespace stand in the path."""
+    metadata = {**content.get("metadata", {}), "name": path.rsplit("/", 1)[1]}
+    body = {"apiVersion": version, "kind": kind, **content, "metadata": metadata}
+    applied: Object = cluster.api.apply(path, body, MANAGER)
     return applied
 
 

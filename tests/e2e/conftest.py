@@ -1,0 +1,63 @@
+"""Fixtures of the end-to-end tests: one real cluster for the session, one namespace for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.control_plane.access import Cluster, named_cluster
+from e2e.cluster.node import Node
+from e2e.cluster.traces import Traces
+
+CONTEXT = "CLOISTER_E2E_CONTEXT"
+"""Environment: a context of the user's kubeconfig, whose cluster is used instead of a node on this machine."""
+
+
+def pytest_report_header() -> str:
+    """Say which cluster it is, and how to choose another."""
+    if context := os.environ.get(CONTEXT):
+        return f"cluster: the context {context}, which {CONTEXT} names"
+    return f"cluster: a node on this machine; to use another, for example kind's: {CONTEXT}=kind-kind make e2e"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about this machine's own node is no test of another cluster."""
+    if os.environ.get(CONTEXT):
+        of_the_node = [item for item in items if "node" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=of_the_node)
+        items[:] = [item for item in items if item not in of_the_node]
+
+
+@pytest.fixture(scope="session")
+def traces_before() -> Traces:
+    """What this machine looked like before the node was started."""
+    return Traces.of_machine()
+
+
+@pytest.fixture(scope="session")
+def node(traces_before: Traces) -> Iterator[Node]:
+    """A node of our own on this machine, started without the objects of the last time."""
+    with Node(fresh=True) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of the context that CLOISTER_E2E_CONTEXT names, or the node."""
+    context = os.environ.get(CONTEXT)
+    if not context:
+        yield request.getfixturevalue("node")
+        return
+    named = named_cluster(context, tmp_path_factory.mktemp("named-cluster"))
+    yield named
+    named.close()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """The name of a new namespace with Pod Security `restricted`; its deletion begins when the test ends."""
+    name = cluster.create_namespace()
+    yield name
+    cluster.delete_namespace(name)
