@@ -50,9 +50,11 @@ class MachineLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
+            with file:
+                file.seek(0)
+                holder = file.read().strip()
             raise MachineError(
-                f"A node runs on this machine already ({file.read().strip()}), and there can be only one. "
+                f"A node runs on this machine already ({holder}), and there can be only one. "
                 f"Stop it first: `make cluster-down`, or end the tests that started it."
             ) from None
         file.truncate(0)
