@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cloister_trainer.reporter import Reporter
+from cloister_trainer.storage.s3_errors import error_code
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -37,6 +38,7 @@ def ensure_buckets(
             return True
         except (BotoCoreError, ClientError) as error:
             if time.monotonic() >= deadline:
-                reporter.say(f"The object store at {client.meta.endpoint_url} did not make the buckets: {error}")
+                what = error_code(error) if isinstance(error, ClientError) else type(error).__name__
+                reporter.say(f"The object store at {client.meta.endpoint_url} did not make the buckets: {what}.")
                 return False
             sleep(INTERVAL_S)
