@@ -47,7 +47,7 @@ class Buildah:
             if pull == "--pull-never":
                 self._make_stand_in()
             # chroot: runc and crun need more of the host's cgroups than a container of CI has.
-            isolation = ["--isolation=chroot", "--network=host", "--layers", pull]
+            isolation = ["--isolation=chroot", "--network=host", "--layers", "--force-rm", pull]
             self._forget_older_layers(image)
             options = [*isolation, *build_options(arguments, secrets), "-t", image.tag, "-f", str(image.dockerfile)]
             checked(self._command("bud", *options, str(ROOT)), self._environment())
