@@ -135,8 +135,9 @@ class Operator:
                 self._tell_deletion(found)
         elif not self.store.put(param, found):
             return  # the operator's own write, or what a list showed
+        is_new = param == "FineTuneJob" and not reading.text(found, "status", "startTime")
         for key in keys:
-            self.queue.add(key, 0.0 if param == "FineTuneJob" else GATHER_SECONDS)
+            self.queue.add(key, 0.0 if param == "FineTuneJob" else GATHER_SECONDS, urgent=is_new)
 
     def _jobs_of(self, kind: str, found: Object) -> list[Key]:
         """The jobs to look at when this object changed."""

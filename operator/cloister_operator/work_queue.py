@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +18,7 @@ Work = Callable[[Key], Awaitable[float | None]]
 
 
 class WorkQueue:
-    """Keys that are due, in the order in which they became due, and keys that wait for their time.
+    """Keys that are due, urgent ones first, else in the order in which they became due; and keys that wait.
 
     What waits is a timer of the event loop, so that thousands of waiting keys cost nothing until their time comes.
     A key that is due while somebody works at it is free for the next one as soon as that work ends.
@@ -27,18 +28,25 @@ class WorkQueue:
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._due: set[Key] = set()
         self._busy: set[Key] = set()
-        self._free: asyncio.Queue[Key] = asyncio.Queue()
-        """Exactly the keys that are due and not busy."""
+        self._urgent: set[Key] = set()
+        self._free: asyncio.PriorityQueue[tuple[bool, int, Key]] = asyncio.PriorityQueue()
+        """Exactly the keys that are due and not busy, after whether they can wait, and a running number."""
+        self._numbers = itertools.count()
         self._failures: dict[Key, int] = {}
 
-    def add(self, key: Key, after: float = 0.0) -> None:
-        """Look at a job so many seconds from now, or earlier when it is due earlier."""
+    def add(self, key: Key, after: float = 0.0, *, urgent: bool = False) -> None:
+        """Look at a job so many seconds from now, or earlier when it is due earlier. Urgent: before all that are not.
+
+        What is due already keeps its place.
+        """
         loop = asyncio.get_running_loop()
         due, timer = loop.time() + after, self._timers.get(key)
         if key in self._due or (timer is not None and timer.when() <= due):
             return
         if timer is not None:
             timer.cancel()
+        if urgent:
+            self._urgent.add(key)
         if after > 0:
             self._timers[key] = loop.call_at(due, self._is_due, key)
         else:
@@ -51,8 +59,9 @@ class WorkQueue:
     async def run(self, work: Work) -> None:
         """Work until cancelled. Several may run at once; what one works at, no other takes."""
         while True:
-            key = await self._free.get()
+            _, _, key = await self._free.get()
             self._due.discard(key)
+            self._urgent.discard(key)
             self._busy.add(key)
             try:
                 again = await work(key)
@@ -67,13 +76,16 @@ class WorkQueue:
             finally:
                 self._busy.discard(key)
                 if key in self._due:
-                    self._free.put_nowait(key)
+                    self._set_free(key)
 
     def _is_due(self, key: Key) -> None:
         self._timers.pop(key, None)
         self._due.add(key)
         if key not in self._busy:
-            self._free.put_nowait(key)
+            self._set_free(key)
+
+    def _set_free(self, key: Key) -> None:
+        self._free.put_nowait((key not in self._urgent, next(self._numbers), key))
 
     def _pause(self, key: Key) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -132,8 +132,8 @@ def _of_an_earlier_job(value: Object, name: str) -> bool:
 
 
 def _rivals(objects: Objects) -> tuple[Rival, ...]:
-    """Live jobs of any namespace that publish to the same place."""
-    own = reading.output(objects.job)
+    """Live jobs of any namespace that publish to the same place. One of the same name is gone, if not yet forgotten."""
+    own, named = reading.output(objects.job), _place(objects.job)
     return tuple(
         Rival(
             namespace=text(other, "metadata", "namespace"),
@@ -145,9 +145,14 @@ def _rivals(objects: Objects) -> tuple[Rival, ...]:
         if reading.uid(other) != reading.uid(objects.job)
         and own
         and reading.output(other) == own
+        and _place(other) != named
         and not reading.deleting(other)
         and text(other, "status", "phase") not in ("Complete", "Failed")
     )
+
+
+def _place(job: Object) -> tuple[str, str]:
+    return text(job, "metadata", "namespace"), reading.name(job)
 
 
 def _order(job: Object) -> tuple[str, str, str]:

@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Look around, run the job, judge."""
     parser = argparse.ArgumentParser(prog="python -m cloister_operator.readiness", description=__doc__)
     parser.add_argument("--plan", type=Path, default=PLAN_FILE, metavar="PATH", help=f"default: {PLAN_FILE}")
-    plan = read_plan(parser.parse_args(arguments).plan)
+    parser.add_argument("--patience", type=float, default=180, metavar="SECONDS", help="for an image to be pulled")
+    options = parser.parse_args(arguments)
+    plan = read_plan(options.plan, options.patience)
     try:
         facts = asyncio.run(_gather(plan))
     except ClusterError as error:

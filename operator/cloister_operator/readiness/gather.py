@@ -15,8 +15,6 @@ from cloister_operator.readiness.facts import Facts, InputsFound, JobFound
 from cloister_operator.readiness.plan import Plan
 
 POLL_S = 2.0
-PULL_PATIENCE_S = 180.0
-"""A pod may wait so long for an image or a Secret: a kubelet tries again and again."""
 KUBERAY = "app.kubernetes.io/name=kuberay-operator"
 KUEUE_CONFIG = "kueue-manager-config"
 WAITING_IN_VAIN = frozenset(
@@ -53,7 +51,7 @@ async def run_inputs(cluster: Cluster, plan: Plan) -> InputsFound:
     """Run the Job that writes the inputs, until it ended or its pod does not start."""
     namespace, name = await _make_anew(cluster, plan.inputs)
     now = asyncio.get_running_loop().time
-    deadline, patience = now() + plan.timeout_s, now() + PULL_PATIENCE_S
+    deadline, patience = now() + plan.timeout_s, now() + plan.patience_s
     while True:
         pods = await cluster.list("Pod", namespace, label_selector=f"job-name={name}")
         pod = pods.items[-1] if pods and pods.items else None
@@ -61,7 +59,7 @@ async def run_inputs(cluster: Cluster, plan: Plan) -> InputsFound:
             return ended
         obstacle = _obstacle(pod)
         if obstacle is None:
-            patience = now() + PULL_PATIENCE_S
+            patience = now() + plan.patience_s
         if now() > min(deadline, patience):
             reason, message = obstacle or ("Timeout", "its pod did not end in time")
             return InputsFound(ended=False, reason=reason, message=message)

@@ -27,10 +27,12 @@ class Plan:
     kueue_namespace: str
     timeout_s: float
     """How long the FineTuneJob may take, and how long its inputs."""
+    patience_s: float
+    """How long a pod may wait for an image or a Secret: a kubelet tries again and again."""
     expected: Expectations
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, patience_s: float) -> Plan:
     """The plan in a JSON file of the chart."""
     found = json.loads(path.read_text())
     expected = found["expected"]
@@ -40,6 +42,7 @@ def read_plan(path: Path) -> Plan:
         host_names=tuple(found["hostNames"]),
         kueue_namespace=found["kueueNamespace"],
         timeout_s=60.0 * found["timeoutMinutes"],
+        patience_s=patience_s,
         expected=Expectations(
             gpu_resources=tuple(expected["gpuResources"]),
             gpu_optional=expected["gpuOptional"],

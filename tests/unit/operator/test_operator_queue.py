@@ -163,3 +163,27 @@ def test_no_change_is_lost_however_work_and_changes_overlap() -> None:
         assert not twice
 
     asyncio.run(run(random.Random(7)))
+
+
+def test_urgent_keys_go_first_and_what_is_due_keeps_its_place() -> None:
+    looked: list[Key] = []
+
+    async def look(key: Key) -> float | None:
+        looked.append(key)
+        return None
+
+    async def run() -> None:
+        queue = WorkQueue()
+        for name in ("a", "b"):
+            queue.add(("legal", name))
+        queue.add(("legal", "new"), urgent=True)
+        queue.add(("legal", "b"), urgent=True)
+        queue.add(("legal", "newer"), urgent=True)
+        worker = asyncio.create_task(queue.run(look))
+        async with asyncio.timeout(5):
+            while len(looked) < 4:
+                await asyncio.sleep(0.001)
+        worker.cancel()
+
+    asyncio.run(run())
+    assert [name for _, name in looked] == ["new", "newer", "a", "b"]
