@@ -10,15 +10,16 @@ from typing import Any
 
 from cloister_api.events import Event, format_event
 from cloister_api.exit_codes import exit_code_for
-from cloister_api.reasons import FailureReason
+from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_api.termination import Outcome, TerminationMessage
+from cloister_operator.decide.messages import NEXT_STEPS
 from cluster.control_plane.access import wait_until
 from cluster.control_plane.plane import ControlPlane
 from cluster.edges.dashboard import RayDashboard
 from cluster.edges.kubelet import Kubelet
-from cluster.edges.pod_status import Ended, State, role_of
+from cluster.edges.pod_status import Ended, Running, State, role_of
 from cluster.jobs import create_job, jobs_path
-from support.child_process import Program
+from cluster.operator_process import OperatorProcess
 from support.operator_world import PREPARED, PUBLISHED, SETTINGS_YAML
 
 SETTINGS = f"""{SETTINGS_YAML}
@@ -38,6 +39,7 @@ PATHS = {
     "rayclusters": "/apis/ray.io/v1",
     "workloads": "/apis/kueue.x-k8s.io/v1beta1",
 }
+FAILURES = frozenset(reason.value for reason in FailureReason)
 
 Object = dict[str, Any]
 
@@ -55,12 +57,24 @@ def failed(reason: str, message: str = "It is so.") -> Ended:
     return Ended(int(exit_code_for(known)), said.encode())
 
 
+def assert_says_the_next_step(status: Object) -> None:
+    """Whoever reads the message of a job that waits or failed knows what to do; one that advances has none."""
+    phase, reason, message = (status.get(field, "") for field in ("phase", "reason", "message"))
+    if phase in ("Suspended", "Held", "Queued", "Failed"):
+        assert reason, f"{phase} has no reason: {status}"
+    if not reason:
+        assert not message, f"{phase} says something without a reason: {message}"
+    elif phase != "Complete":
+        known = FailureReason(reason).facts.action if reason in FAILURES else NEXT_STEPS[ConditionReason(reason)]
+        assert known in message, f"{phase} {reason} does not say what to do: {message}"
+
+
 @dataclass(frozen=True)
 class Scene:
     """A namespace with a job in it, and everybody who plays a part in the job's life."""
 
     plane: ControlPlane
-    operator: Program
+    operator: OperatorProcess
     kubelet: Kubelet
     dashboard: RayDashboard
     namespace: str
@@ -139,7 +153,7 @@ class Scene:
 
         return self.wait_until(is_there, " ".join(filter(None, (phase, reason, words))))
 
-    def wait_until(self, holds: Callable[[Object], Any], what: str) -> Object:
+    def wait_until(self, holds: Callable[[Object], Any], what: str, timeout_s: float = TIMEOUT_S) -> Object:
         """The status, once something holds for it. AssertionError with all that may explain why it never did."""
         last: Object = {}
 
@@ -147,26 +161,35 @@ class Scene:
             assert self.operator.running, f"The operator ended.\n{self.operator.log_end()}"
             last.clear()
             last.update(self.status)
+            assert_says_the_next_step(last)
             return dict(last) if holds(last) else None
 
         try:
-            status: Object = wait_until(found, f"{self.namespace}/{self.name}: {what}", TIMEOUT_S)
+            status: Object = wait_until(found, f"{self.namespace}/{self.name}: {what}", timeout_s)
         except TimeoutError as error:
             raise AssertionError(f"{error}\nstatus: {last}\n{self.operator.log_end(6000)}") from None
         return status
 
-    def wait_until_gone(self) -> None:
-        """Wait until the job has left nothing in the namespace."""
+    def wait_until_gone(self, *strangers: str) -> None:
+        """Wait until the job has left nothing in the namespace; names that begin like a stranger's are not its own."""
+
+        def left(plural: str) -> list[str]:
+            return [name for name in self.names(plural) if not name.startswith(strangers)]
+
         wait_until(lambda: not self.exists, f"the end of {self.name}", TIMEOUT_S)
         for plural in ("jobs", "rayjobs", "rayclusters", "pods", "networkpolicies"):
-            wait_until(lambda kind=plural: not self.items(kind), f"no {plural} in {self.namespace}", TIMEOUT_S)
-        wait_until(lambda: f"{self.name}-run" not in self.names("configmaps"), "the run file's end", TIMEOUT_S)
+            wait_until(lambda kind=plural: not left(kind), f"no {plural} in {self.namespace}", TIMEOUT_S)
+        wait_until(lambda: f"{self.name}-run" not in left("configmaps"), "the run file's end", TIMEOUT_S)
 
     # kubelet and Ray
 
     def step_ends(self, role: str, state: State) -> None:
         """prepare's or publish's pods, now and later, end like this."""
         self.kubelet.order(state, self.namespace, role=role)
+
+    def runs(self, role: str) -> None:
+        """The pods of that role, now and later, run, whatever they were ordered before."""
+        self.kubelet.order(Running(), self.namespace, role=role)
 
     def prepare_succeeds(self) -> None:
         """prepare ends with a plan as soon as it runs."""

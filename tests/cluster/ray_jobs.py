@@ -36,9 +36,15 @@ def create_batch_job(cluster: Cluster, namespace: str, name: str, labels: dict[s
 
 
 def create_ray_job(
-    cluster: Cluster, namespace: str, name: str, *, gpus: int = 1, labels: dict[str, str] | None = None
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    *,
+    gpus: int = 1,
+    labels: dict[str, str] | None = None,
+    managed_by: str | None = None,
 ) -> None:
-    """A RayJob with a head and one worker that asks for GPUs."""
+    """A RayJob with a head and one worker that asks for GPUs. KubeRay leaves it alone where another manages it."""
     resources = {"cpu": "1", "nvidia.com/gpu": str(gpus)}
     head = {"rayStartParams": {}, "template": {"spec": pod_spec("ray-head")}}
     worker = {
@@ -51,11 +57,12 @@ def create_ray_job(
     }
     ray_cluster = {"rayVersion": "2.60.0", "headGroupSpec": head, "workerGroupSpecs": [worker]}
     spec = {"entrypoint": "python -c 1", "shutdownAfterJobFinishes": True, "rayClusterSpec": ray_cluster}
+    managed = {"managedBy": managed_by} if managed_by else {}
     submitter = {"spec": pod_spec("ray-job-submitter") | {"restartPolicy": "Never"}}
     job = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": name, "labels": labels or {}},
-        "spec": spec | {"submitterPodTemplate": submitter},
+        "spec": spec | managed | {"submitterPodTemplate": submitter},
     }
     cluster.api.create(f"{RAY}/namespaces/{namespace}/rayjobs", job)

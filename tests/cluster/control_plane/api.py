@@ -6,6 +6,7 @@ import base64
 import json
 import ssl
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -77,6 +78,21 @@ class Api:
         if answer.status >= 400:
             raise ApiError(answer.status, json.loads(text) if is_json else {"message": text})
         return json.loads(text) if is_json else text
+
+    def stream(self, path: str) -> Iterator[Object]:
+        """The events of a watch, until the server ends it. ApiError when it refuses."""
+        answer = self._pool.request(
+            "GET", self.server + path, headers=self._headers, timeout=60.0, preload_content=False
+        )
+        try:
+            if answer.status >= 400:
+                raise ApiError(answer.status, {"message": answer.data.decode()})
+            rest = b""
+            for chunk in answer.stream():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (json.loads(line) for line in lines if line)
+        finally:
+            answer.close()
 
     def get(self, path: str) -> Any:
         """The object or list at `path`."""
