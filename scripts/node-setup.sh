@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the single node of the end-to-end tests needs and this machine lacks: a container runtime, CNI plugins,
-# iptables, conntrack, socat, a static busybox, a C compiler. Debian and Ubuntu; nothing happens when all is there.
+# iptables, conntrack, socat, busybox, a C compiler. Debian and Ubuntu; nothing happens when all is there.
 set -euo pipefail
 
 declare -A package_of=(

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.control_plane.access import Cluster, named_cluster
 from e2e.cluster.node import Node
+from e2e.cluster.site import default_folder
 from e2e.cluster.traces import Traces
 
 CONTEXT = "CLOISTER_E2E_CONTEXT"
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def traces_before() -> Traces:
     """What this machine looked like before the node was started."""
-    return Traces.of_machine()
+    return Traces.of_machine(default_folder())
 
 
 @pytest.fixture(scope="session")

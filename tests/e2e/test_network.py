@@ -14,7 +14,7 @@ from e2e.cluster.node import Node
 from e2e.cluster.policies import Direction
 from e2e.cluster.refusals import Refusal
 from e2e.cluster.site import ADDRESS, API_PORT
-from e2e.pods import create_pod, create_server, execute, reaches, ready_address, wait_for_phase
+from e2e.pods import create_pod, create_server, dial, execute, reaches, ready_address, wait_for_phase
 
 BOTH = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 OUTSIDE, OUTSIDE_GATEWAY = "10.201.0.2", "10.201.0.1"
@@ -126,8 +126,7 @@ def test_an_address_block_without_its_exception(scene: Scene) -> None:
 def test_a_pod_is_isolated_from_its_first_packet(scene: Scene) -> None:
     scene.apply("deny", **BOTH)
     for number in range(3):
-        first = f"wget -q -T 2 -O /dev/null http://{scene.server}:8080/ && echo out"
-        create_pod(scene.node, scene.namespace, f"eager-{number}", ("sh", "-c", first))
+        create_pod(scene.node, scene.namespace, f"eager-{number}", ("sh", "-c", dial(scene.server, 8080)))
     for number in range(3):
         wait_for_phase(scene.node, scene.namespace, f"eager-{number}", "Failed")
         assert scene.refused(f"eager-{number}", "egress") > 0, "counted although the pod has ended"

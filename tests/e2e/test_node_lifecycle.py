@@ -33,7 +33,7 @@ def test_a_stopped_node_leaves_no_trace_and_starts_again_with_its_objects(
     create_server(node, namespace, "server", 8080, labels={"app": "server"})
     node.stop()
     assert leftovers(node.site) == []
-    assert Traces.of_machine().added_to(traces_before) == []
+    assert Traces.of_machine(node.folder).added_to(traces_before) == []
     began = time.monotonic()
     node.start()
     took = time.monotonic() - began
@@ -51,7 +51,7 @@ def test_a_person_gets_the_cluster_and_a_crash_of_it_is_cleaned_up(node: Node, t
         assert "Ready" in cluster.kubectl("get", "nodes")
         os.kill(int((node.folder / "serve.pid").read_text()), signal.SIGKILL)
         assert command("down", node.folder).returncode == 0
-        assert Traces.of_machine().added_to(traces_before) == []
+        assert Traces.of_machine(node.folder).added_to(traces_before) == []
     finally:
         node.start()
 

@@ -19,7 +19,7 @@ from e2e.cluster.machine import BUSYBOX
 from e2e.cluster.site import Site
 
 TOOLS = "localhost/cloister/tools:1"
-"""busybox: a shell, wget, nc, nslookup, httpd."""
+"""busybox: a shell, nc, nslookup, httpd."""
 PAUSE_SOURCE = """\
 #include <signal.h>
 #include <stdlib.h>
@@ -72,8 +72,8 @@ def import_image(site: Site, archive: Path) -> None:
 def import_own(site: Site) -> None:
     """The images that the cluster itself needs, packed from programs of this machine."""
     kuberay, coredns = program("kuberay-operator"), program("coredns")
-    _import_packed(site, PAUSE, PAUSE_SOURCE, _fill_pause, {"Entrypoint": ["/pause"]})
-    _import_packed(site, TOOLS, f"{BUSYBOX} {BUSYBOX.stat().st_mtime_ns}", _fill_tools, {"Env": ["PATH=/bin"]})
+    _import_packed(site, PAUSE, "", _fill_pause, {"Entrypoint": ["/pause"]})
+    _import_packed(site, TOOLS, _digest(BUSYBOX), _fill_tools, {"Env": ["PATH=/bin"]})
     for name, path in ((kuberay_image(), kuberay), (coredns_image(), coredns)):
         _import_packed(site, name, str(path), lambda folder, path=path: fill_with_program(folder, path),
                        {"Entrypoint": [f"/{path.name}"]})  # fmt: skip
@@ -90,8 +90,13 @@ def coredns_image() -> str:
 
 
 def fill_with_program(folder: Path, path: Path) -> None:
-    """Put a program at the folder's top, with the libraries that it is linked with at their own places."""
+    """Put a program at the folder's top, with what it is linked with."""
     shutil.copy(path, folder / path.name)
+    copy_libraries(folder, path)
+
+
+def copy_libraries(folder: Path, path: Path) -> None:
+    """Put the libraries that a program is linked with at their own places."""
     for library in _libraries(path):
         target = folder / library.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,7 @@ def _image_of(name: str) -> str:
 
 
 def _import_packed(site: Site, name: str, identity: str, fill: Any, config: dict[str, Any]) -> None:
-    found = hashlib.sha256(identity.encode()).hexdigest()
+    found = f"{identity} {_digest(Path(__file__))}"  # how an image is packed is part of what it is
     if _imported(site).get(name) == found:
         return
     with tempfile.TemporaryDirectory(prefix="cloister-image-") as temporary:
@@ -124,6 +129,7 @@ def _fill_pause(folder: Path) -> None:
 def _fill_tools(folder: Path) -> None:
     (folder / "bin").mkdir()
     shutil.copy(BUSYBOX, folder / "bin" / "busybox")
+    copy_libraries(folder, BUSYBOX)
     for applet in run(BUSYBOX, "--list").split():
         if applet != "busybox":
             (folder / "bin" / applet).symlink_to("busybox")
@@ -153,6 +159,10 @@ def _tar_of(folder: Path) -> bytes:
         for path in sorted(folder.rglob("*")):
             tar.add(path, str(path.relative_to(folder)), recursive=False, filter=as_root)
     return packed.getvalue()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _imported(site: Site) -> dict[str, str]:

@@ -10,7 +10,6 @@ from typing import Self
 
 from cluster.control_plane.certificates import Authority
 from cluster.control_plane.install import apply_crd
-from cluster.control_plane.kuberay import NAME as KUBERAY
 from cluster.control_plane.kuberay import NAMESPACE as KUBERAY_NAMESPACE
 from cluster.control_plane.kueue import install_kueue, start_kueue
 from cluster.control_plane.plane import ControlPlane
@@ -43,6 +42,7 @@ class Node(ControlPlane):
         self.site = Site(folder)
         self._fresh = fresh
         self._lock = MachineLock()
+        self._agents_began = datetime.datetime.now(datetime.UTC)
         self._volumes: VolumeMaker | None = None
         self._policies: PolicyEnforcer | None = None
 
@@ -138,7 +138,7 @@ class Node(ControlPlane):
         self._volumes.start()
 
     def _start_agents(self) -> None:
-        began = datetime.datetime.now(datetime.UTC)
+        self._agents_began = datetime.datetime.now(datetime.UTC)
         kubeconfig = self.user_kubeconfig(f"system:node:{NODE}", "system:nodes")
         certificate, key = self.server_certificate("kubelet", [ADDRESS, NODE])
         inside = kubelet_command(self.site, kubeconfig, certificate, key)
@@ -146,7 +146,7 @@ class Node(ControlPlane):
         proxy = self.run("kube-proxy", proxy_command(self.user_kubeconfig("system:kube-proxy")))
         self.wait_for_port(kubelet, KUBELET_HEALTH)
         self.wait_for_port(proxy, PROXY_HEALTH)
-        self._wait_for(lambda: self._is_ready_since(began), kubelet)
+        self._wait_for(self._is_ready, kubelet)
 
     def _install(self) -> None:
         """Pods of the cluster's own services start meanwhile."""
@@ -156,13 +156,13 @@ class Node(ControlPlane):
         install_kueue(self)
 
     def _wait_for_services(self) -> None:
-        services.wait_until_available(self, "kube-system", "coredns")
-        services.wait_until_available(self, KUBERAY_NAMESPACE, KUBERAY)
+        services.wait_until_running(self, "kube-system", services.DNS_LABELS, self._agents_began)
+        services.wait_until_running(self, KUBERAY_NAMESPACE, services.KUBERAY_LABELS, self._agents_began)
 
-    def _is_ready_since(self, began: datetime.datetime) -> bool:
+    def _is_ready(self) -> bool:
         """After a start with kept data the node's old status says Ready; a new lease says that kubelet is back."""
         lease = self.api.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}")
-        if datetime.datetime.fromisoformat(lease["spec"]["renewTime"]) < began:
+        if datetime.datetime.fromisoformat(lease["spec"]["renewTime"]) < self._agents_began:
             return False
         node = self.api.get(f"/api/v1/nodes/{NODE}")
         conditions = node["status"].get("conditions", [])

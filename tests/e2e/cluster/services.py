@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from cluster.control_plane import kuberay
@@ -69,18 +70,20 @@ def install_kuberay(cluster: Cluster) -> None:
     _apply_deployment(cluster, namespace, kuberay.NAME, KUBERAY_LABELS, _kuberay_pod())
 
 
-def wait_until_available(cluster: Cluster, namespace: str, name: str, timeout_s: float = 60.0) -> None:
-    """Wait until a Deployment has all its pods, of its newest template, Ready."""
-    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
+def wait_until_running(
+    cluster: Cluster, namespace: str, labels: dict[str, str], since: datetime.datetime, timeout_s: float = 60.0
+) -> None:
+    """Wait until a pod with these labels is Ready in containers that were started since then.
 
-    def is_available() -> bool:
-        found = cluster.api.get(path)
-        status, wanted = found.get("status", {}), found["spec"]["replicas"]
-        seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-        counts = [status.get(count, 0) for count in ("replicas", "updatedReplicas", "readyReplicas")]
-        return seen and counts == [wanted] * 3
+    After a start with kept data, statuses are those of the last time until kubelet has looked at its pods.
+    """
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}"
 
-    wait_until(is_available, f"the pods of {namespace}/{name}", timeout_s)
+    def is_running() -> bool:
+        return any(_runs_since(pod["status"], since) for pod in cluster.api.get(path)["items"])
+
+    wait_until(is_running, f"the pod of {selector} in {namespace}", timeout_s)
 
 
 def apply(cluster: Cluster, path: str, version: str, kind: str, content: dict[str, Any]) -> Object:
@@ -100,6 +103,15 @@ def _apply_deployment(cluster: Cluster, namespace: str, name: str, labels: dict[
     }
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
     apply(cluster, path, "apps/v1", "Deployment", {"spec": spec})
+
+
+def _runs_since(status: Object, since: datetime.datetime) -> bool:
+    def is_new(container: Object) -> bool:
+        began = container["state"].get("running", {}).get("startedAt")  # whole seconds
+        return bool(began and datetime.datetime.fromisoformat(began) >= since.replace(microsecond=0))
+
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", []))
+    return ready and all(map(is_new, status.get("containerStatuses", [])))
 
 
 def _dns_pod() -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from e2e.cluster.commands import run
 from e2e.cluster.network import link_names
+from e2e.cluster.site import CGROUP
 from e2e.cluster.sysctls import CHANGED, ROOT
 
-PROGRAMS = ("containerd", "containerd-shim", "coredns", "etcd", "kube", "kueue", "pause", "runc")
+MOUNTS = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log")
+"""Where programs of a node mount things, besides its own folder."""
 
 
 @dataclass(frozen=True)
 class Traces:
-    """Everything of these kinds that is on the machine."""
+    """What is on the machine and can be a node's; programs and mounts of somebody else are not looked at."""
 
     processes: frozenset[str]
     mounts: frozenset[str]
@@ -26,13 +29,13 @@ class Traces:
     settings: frozenset[str]
 
     @classmethod
-    def of_machine(cls) -> Traces:
-        """This machine as it is now."""
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    def of_machine(cls, folder: Path) -> Traces:
+        """This machine as it is now, for a node whose run folder this is."""
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         rules = run("iptables-save").splitlines()
         return cls(
-            processes=frozenset(_processes()),
-            mounts=frozenset(line.split()[1] for line in mounts),
+            processes=frozenset(_processes(folder)),
+            mounts=frozenset(mount for mount in mounts if mount.startswith((str(folder), *MOUNTS))),
             links=frozenset(link_names()),
             cgroups=frozenset(_cgroups()),
             rules=frozenset(re.sub(r" \[\d+:\d+\]$", "", line) for line in rules if line.startswith((":", "-A"))),
@@ -49,16 +52,17 @@ class Traces:
         ]
 
 
-def _processes() -> list[str]:
-    """Programs of a cluster, whoever started them, with their command lines."""
+def _processes(folder: Path) -> list[str]:
+    """Those whose command names the run folder or whose cgroup is a node's, with their command lines."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            cgroup = (process / "cgroup").read_text()
         except OSError:  # it ended
             continue
-        if Path(words[0]).name.startswith(PROGRAMS):
-            found.append(f"{process.name} {' '.join(words)}")
+        if int(process.name) != os.getpid() and (str(folder) in command or f"/{CGROUP}" in cgroup):
+            found.append(f"{process.name} {command}")
     return found
 
 
