@@ -44,7 +44,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not context:
         yield request.getfixturevalue("control_plane")
         return
-    named = named_cluster(context, tmp_path_factory.mktemp("named-cluster"))
+    named = named_cluster(context, tmp_path_factory.mktemp("named-cluster"), NAMED_CLUSTER)
     apply_crd(named)
     yield named
     named.close()

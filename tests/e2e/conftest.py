@@ -51,7 +51,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not context:
         yield request.getfixturevalue("node")
         return
-    named = named_cluster(context, tmp_path_factory.mktemp("named-cluster"))
+    named = named_cluster(context, tmp_path_factory.mktemp("named-cluster"), CONTEXT)
     yield named
     named.close()
 

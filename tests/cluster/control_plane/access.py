@@ -96,13 +96,17 @@ class Cluster:
             opened.close()
 
 
-def named_cluster(context: str, folder: Path) -> Cluster:
-    """The cluster of a context in the user's own kubeconfig, chosen by its name. KubectlError when there is none."""
+def named_cluster(context: str, folder: Path, variable: str) -> Cluster:
+    """The cluster of a context in the user's own kubeconfig, which an environment variable names.
+
+    Raises:
+        KubectlError: there is no such context.
+    """
     view = ["config", "view", "--raw", "--minify", "--flatten", "--output=json", f"--context={context}"]
     command = [str(program("kubectl")), *view]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise KubectlError(f"CLOISTER_TEST_CLUSTER names the context {context}: {ended.stderr.strip()}")
+        raise KubectlError(f"{variable} names the context {context}: {ended.stderr.strip()}")
     return Cluster(write_secret(folder / "kubeconfig", ended.stdout.encode()))
 
 

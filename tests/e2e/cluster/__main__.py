@@ -17,7 +17,7 @@ from pathlib import Path
 from cluster.control_plane.access import wait_until
 from cluster.control_plane.binaries import program
 from e2e.cluster.cleanup import clean_up, leftovers
-from e2e.cluster.machine import MachineError, MachineLock, check_machine, lock_is_held
+from e2e.cluster.machine import MachineError, MachineLock, check_machine, check_rights, lock_is_held
 from e2e.cluster.node import Node
 from e2e.cluster.site import Site, default_folder
 
@@ -82,6 +82,7 @@ def _up(site: Site, *, fresh: bool) -> int:
 
 def _down(site: Site) -> int:
     """End the process that `up` started, and remove what a crash may have left."""
+    check_rights()
     if _pid_file(site).exists() and lock_is_held():
         process = int(_pid_file(site).read_text())
         os.kill(process, signal.SIGTERM)
@@ -99,12 +100,10 @@ def _down(site: Site) -> int:
 
 def _check_free(site: Site) -> None:
     """Say what is wrong here and now, not in a log."""
+    check_machine(site)
     lock = MachineLock()
     lock.acquire(site)
-    try:
-        check_machine(site)
-    finally:
-        lock.release()
+    lock.release()
 
 
 def _pid_file(site: Site) -> Path:

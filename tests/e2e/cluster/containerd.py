@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from cluster.control_plane.access import wait_until
@@ -61,9 +63,10 @@ def write_config(site: Site) -> Path:
     return file
 
 
-def ctr(site: Site, *arguments: str | Path) -> str:
+def ctr(site: Site, *arguments: str | Path, timeout_s: float = 60.0) -> str:
     """What ctr prints, asked of our containerd. CommandError when it fails."""
-    return run("ctr", "--address", site.containerd_socket, "--namespace", NAMESPACE, *arguments)
+    words = ("ctr", "--address", site.containerd_socket, "--namespace", NAMESPACE)
+    return run(*words, *arguments, timeout_s=timeout_s)
 
 
 def answers(site: Site) -> bool:
@@ -77,9 +80,8 @@ def answers(site: Site) -> bool:
 
 def forget_containers(site: Site) -> None:
     """Delete all containers, whose processes have ended; images stay."""
-    for kind, command in (("tasks", "rm"), ("containers", "rm")):
-        for name in ctr(site, kind, "ls", "-q").split():
-            ctr(site, kind, command, *(["-f"] if kind == "tasks" else []), name)
+    for kind, flags in (("tasks", ["--force"]), ("containers", [])):
+        wait_until(partial(_all_deleted, site, kind, flags), f"containerd to forget its {kind}")
 
 
 def shims(site: Site) -> list[int]:
@@ -108,6 +110,15 @@ def kill_shims(site: Site) -> None:
         return not found
 
     wait_until(none_is_left, "containerd's shims to end", timeout_s=20.0)
+
+
+def _all_deleted(site: Site, kind: str, flags: list[str]) -> bool:
+    """containerd itself deletes what it sees end, at the same time: what cannot be deleted may be gone."""
+    names = ctr(site, kind, "ls", "-q").split()
+    for name in names:
+        with contextlib.suppress(CommandError):
+            ctr(site, kind, "rm", *flags, name)
+    return not names
 
 
 def _write_cni(site: Site) -> None:

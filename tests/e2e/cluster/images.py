@@ -18,6 +18,8 @@ from e2e.cluster.containerd import PAUSE, ctr
 from e2e.cluster.machine import BUSYBOX
 from e2e.cluster.site import Site
 
+IMPORT_LIMIT_S = 900.0
+"""The trainer's image is several GB."""
 TOOLS = "localhost/cloister/tools:1"
 """busybox: a shell, nc, nslookup, httpd."""
 PAUSE_SOURCE = """\
@@ -65,7 +67,7 @@ def import_image(site: Site, archive: Path) -> None:
     noted = _imported(site)
     if noted.get(str(archive)) == found:
         return
-    ctr(site, "images", "import", archive)
+    ctr(site, "images", "import", archive, timeout_s=IMPORT_LIMIT_S)
     _note(site, str(archive), found)
 
 

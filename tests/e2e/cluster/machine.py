@@ -26,8 +26,19 @@ class MachineError(Exception):
 
 def check_machine(site: Site) -> None:
     """MachineError unless a node can be started on this machine."""
-    if missing := [*_rights(), *_programs(), *_path_too_long(site), *_other_kubernetes()]:
+    check_rights()
+    if missing := [*_programs(), *_path_too_long(site)]:
         raise MachineError("\n".join(missing))
+
+
+def check_rights() -> None:
+    """MachineError unless this process may start and stop a node."""
+    if os.geteuid() != 0:
+        raise MachineError("A node needs root (network namespaces, mounts, cgroups): run this as root.")
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff")), 16)
+    if lacking := [name for bit, name in CAPABILITIES.items() if not effective >> bit & 1]:
+        raise MachineError(f"A node needs {' and '.join(lacking)}: run this outside of an unprivileged container.")
 
 
 def cni_plugin(name: str) -> Path:
@@ -45,7 +56,7 @@ class MachineLock:
         self._file: IO[str] | None = None
 
     def acquire(self, site: Site) -> None:
-        """Take it. MachineError, naming who has it, when another node runs."""
+        """Take it. MachineError, naming who has it, when another node or somebody's Kubernetes runs."""
         file = LOCK.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +68,9 @@ class MachineLock:
                 f"A node runs on this machine already ({holder}), and there can be only one. "
                 f"Stop it first: `make cluster-down`, or end the tests that started it."
             ) from None
+        if other := _other_kubernetes():
+            file.close()
+            raise MachineError(other)
         file.truncate(0)
         file.write(f"process {os.getpid()}, folder {site.folder}\n")
         file.flush()
@@ -81,15 +95,6 @@ def lock_is_held() -> bool:
     return False
 
 
-def _rights() -> list[str]:
-    if os.geteuid() != 0:
-        return ["A node needs root (network namespaces, mounts, cgroups): run this as root, for example with sudo -E."]
-    status = Path("/proc/self/status").read_text()
-    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff")), 16)
-    lacking = [name for bit, name in CAPABILITIES.items() if not effective >> bit & 1]
-    return [f"This process lacks {' and '.join(lacking)}: run it outside of an unprivileged container."] * bool(lacking)
-
-
 def _programs() -> list[str]:
     lacking = [name for name in COMMANDS if not shutil.which(name)]
     lacking += [f"the CNI plugin {name}" for name in CNI_PLUGINS if not any((f / name).exists() for f in CNI_FOLDERS)]
@@ -109,12 +114,12 @@ def _path_too_long(site: Site) -> list[str]:
     return [f"The path of the run folder, {site.folder}, is too long for the sockets in it: choose a shorter one."]
 
 
-def _other_kubernetes() -> list[str]:
+def _other_kubernetes() -> str | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             name = (process / "comm").read_text().strip()
         except OSError:  # it ended
             continue
         if name in ("kubelet", "kube-proxy"):
-            return [f"{name} runs on this machine (process {process.name}), whose rules and names a node would share."]
-    return []
+            return f"{name} runs on this machine (process {process.name}), and a node would share its rules and names."
+    return None

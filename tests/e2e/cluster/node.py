@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 from collections.abc import Callable
@@ -54,10 +55,10 @@ class Node(ControlPlane):
 
     def start(self) -> Self:
         """Start everything and wait until jobs can run. MachineError when this machine cannot."""
+        check_machine(self.site)
         self.site.folder.mkdir(parents=True, exist_ok=True)
         self._lock.acquire(self.site)
         try:
-            check_machine(self.site)
             for _, step in self.steps():
                 step()
         except BaseException:
@@ -80,11 +81,9 @@ class Node(ControlPlane):
 
     def stop(self) -> None:
         """Stop everything and leave nothing of it on the machine but the run folder. May be called twice."""
-        self._stop_harness()
-        self._stop_pods()
-        self._kill_all()
-        clean_up(self.site)
-        self._lock.release()
+        with contextlib.ExitStack() as steps:  # the last comes first, and all of them whatever one raises
+            for step in (self._lock.release, self._clean_up, self._kill_all, self._stop_pods, self._stop_harness):
+                steps.callback(step)
 
     def import_image(self, archive: Path) -> None:
         """Import a docker-archive, for pods to use with the names that it carries."""
@@ -168,6 +167,9 @@ class Node(ControlPlane):
         conditions = node["status"].get("conditions", [])
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
         return ready and not node["spec"].get("taints")
+
+    def _clean_up(self) -> None:
+        clean_up(self.site)
 
     def _stop_harness(self) -> None:
         for each in (self._volumes, self._policies):

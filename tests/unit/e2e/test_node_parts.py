@@ -56,6 +56,7 @@ def test_a_program_runs_with_nothing_but_what_was_packed_with_it(tmp_path: Path)
 
 def test_there_is_one_node_and_it_says_who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(machine, "_other_kubernetes", lambda: None)
     first = MachineLock()
     assert not lock_is_held()
     first.acquire(Site(tmp_path / "first"))
@@ -69,9 +70,16 @@ def test_there_is_one_node_and_it_says_who(tmp_path: Path, monkeypatch: pytest.M
     second.release()
 
 
-def test_a_run_folder_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
+def test_a_run_folder_too_deep_for_sockets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "check_rights", lambda: None)
     with pytest.raises(MachineError, match="is too long for the sockets in it: choose a shorter one"):
         machine.check_machine(Site(tmp_path / ("deep" * 30)))
+
+
+def test_who_is_not_root_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
+    with pytest.raises(MachineError, match=r"A node needs root .* run this as root"):
+        machine.check_machine(Site(tmp_path))
 
 
 def test_folders_that_were_made_go_again_unless_somebody_uses_them(
