@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,20 @@ from e2e.cluster.rules import Count, chain_name, change_script, counts, removal_
 
 POLL_S = 0.4
 ENDED = ("Succeeded", "Failed")
+
+
+def pods_with_addresses(objects: Sequence[Object], told: Mapping[str, str]) -> list[Pod]:
+    """Pods with an address of their own that have not ended. What CNI told, by UID, comes before what a status says:
+    a status may have no address yet, or still the one of an earlier sandbox."""
+    taken = set(told.values())
+    pods = []
+    for each in objects:
+        metadata, status = each["metadata"], each["status"]
+        said = status.get("podIP")
+        address = told.get(metadata["uid"]) or (said if said not in taken else None)
+        if address and not each["spec"].get("hostNetwork") and status.get("phase") not in ENDED:
+            pods.append(Pod(metadata["namespace"], metadata["name"], address, metadata.get("labels", {})))
+    return sorted(pods, key=lambda pod: pod.key)
 
 
 class PolicyEnforcer:
@@ -144,19 +158,10 @@ class PolicyEnforcer:
         return isolations(policies, pods, labels)
 
     def _pods(self) -> list[Pod]:
-        """Pods with an address of their own that have not ended; what CNI told comes before what a status says."""
         found = self._list("/api/v1/pods")
         there = {each["metadata"]["uid"] for each in found}
         self._told = {uid: address for uid, address in self._told.items() if uid in there}
-        taken = set(self._told.values())
-        pods = []
-        for each in found:
-            said = each["status"].get("podIP")
-            address = self._told.get(each["metadata"]["uid"]) or (said if said not in taken else None)
-            if address and not each["spec"].get("hostNetwork") and each["status"].get("phase") not in ENDED:
-                metadata = each["metadata"]
-                pods.append(Pod(metadata["namespace"], metadata["name"], address, metadata.get("labels", {})))
-        return sorted(pods, key=lambda pod: pod.key)
+        return pods_with_addresses(found, self._told)
 
     def _list(self, path: str) -> list[Object]:
         items: list[Object] = self._cluster.api.get(path)["items"]

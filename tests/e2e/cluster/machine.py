@@ -117,9 +117,10 @@ def _path_too_long(site: Site) -> list[str]:
 def _other_kubernetes() -> str | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            name = (process / "comm").read_text().strip()
+            command = (process / "cmdline").read_bytes()
         except OSError:  # it ended
             continue
+        name = Path(os.fsdecode(command.split(b"\0")[0])).name
         if name in ("kubelet", "kube-proxy"):
             return f"{name} runs on this machine (process {process.name}), and a node would share its rules and names."
     return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from e2e.cluster.enforcer import pods_with_addresses
 from e2e.cluster.policies import Allowed, Isolation, Pod, UnsupportedPolicyError, isolations
 from e2e.cluster.rules import chain_name, change_script, counts, pod_chains, removal_script
 
@@ -142,6 +143,33 @@ def test_peers_and_ports_of_one_rule_hold_together_and_rules_add_up() -> None:
 def test_a_named_port_is_refused_with_the_rule_that_has_it() -> None:
     with pytest.raises(UnsupportedPolicyError, match=r"legal/p ingress 1 names the port 'http'"):
         isolations([policy(ingress=[{}, {"ports": [{"port": "http"}]}])], PODS, NAMESPACES)
+
+
+def test_which_pods_have_an_address_to_isolate() -> None:
+    def shaped(name: str, address: str | None, phase: str = "Running", *, host: bool = False) -> dict[str, Any]:
+        status = {"phase": phase} | ({"podIP": address} if address else {})
+        return {
+            "metadata": {"namespace": "legal", "name": name, "uid": name},
+            "spec": {"hostNetwork": host},
+            "status": status,
+        }
+
+    objects = [
+        shaped("running", "10.244.0.2"),
+        shaped("starting", None, "Pending"),
+        shaped("waiting", None, "Pending"),
+        shaped("restarted", "10.244.0.7"),
+        shaped("stale", "10.244.0.3"),
+        shaped("ended", "10.244.0.5", "Failed"),
+        shaped("done", "10.244.0.6", "Succeeded"),
+        shaped("host", "10.200.0.1", host=True),
+    ]
+    found = pods_with_addresses(objects, {"starting": "10.244.0.3", "restarted": "10.244.0.8"})
+    assert {pod.name: pod.address for pod in found} == {
+        "running": "10.244.0.2",
+        "starting": "10.244.0.3",
+        "restarted": "10.244.0.8",
+    }
 
 
 IN = Isolation("legal/web", "10.244.0.2", "ingress", (Allowed("legal/p ingress 0", "10.244.0.3/32", "TCP", (80, 80)),))
