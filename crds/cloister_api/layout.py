@@ -57,7 +57,11 @@ class RunLayout:
 
     def rank_log(self, attempt: int, rank: int) -> str:
         """End of one rank's log in one attempt."""
-        return join(self.root, "attempts", str(attempt), "logs", f"rank-{rank:02d}.log")
+        return join(self.logs(attempt), f"rank-{rank:02d}.log")
+
+    def logs(self, attempt: int) -> str:
+        """Folder of the ends of all ranks' logs in one attempt."""
+        return join(self.root, "attempts", str(attempt), "logs")
 
     @property
     def adapter(self) -> str:

@@ -82,6 +82,8 @@ class Attempt(ApiModel):
     """GPU time."""
     checkpoint_step: Count | None = None
     """Step of its newest checkpoint."""
+    cluster_uid: Text | None = None
+    """UID of its RayCluster: the next attempt waits for that one's pods."""
 
 
 class PlanStatus(ApiModel):
@@ -235,6 +237,8 @@ class FineTuneJobStatus(ApiModel):
     """Why it waits or failed, as one word; empty while it advances."""
     message: Sentence | None = None
     """Why it waits, failed or was reused, with the next step; empty while it advances."""
+    waiting_since: Timestamp | None = None
+    """Since when the job has waited for what failed or is missing; the administrator's patience counts from here."""
     observed_generation: Count | None = None
     """The generation that was looked at."""
     start_time: Timestamp | None = None
@@ -267,7 +271,7 @@ class FineTuneJobStatus(ApiModel):
     active_seconds: Count | None = None
     """How long it prepared and trained until activeSince; activeDeadlineSeconds counts this, and no queueing."""
     active_since: Timestamp | None = None
-    """Since when prepare runs, or all workers have a node. Absent: it waits, publishes or has ended."""
+    """Since when prepare runs, or it trains, or all workers have a node. Absent: it waits, publishes or has ended."""
     storage_unavailable_since: Timestamp | None = None
     """Since when the object store has not answered. Absent: it answers."""
     conditions: (

@@ -14,10 +14,15 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
+from cloister_operator.kept import what_is_read
+
 FIELD_MANAGER = "cloister-operator"
+MERGE_PATCH = "application/merge-patch+json"
 TIMEOUT_SECONDS = 30
 LOG_TIMEOUT_SECONDS = 5
 """A log comes from a kubelet, which may be away with its node."""
+LIST_CHUNK = 200
+"""Objects of one answer, so that a long list is never whole in memory as it was sent."""
 LOG_LINES = 1000
 LOG_CHARACTERS = 256 * 1024
 
@@ -81,6 +86,11 @@ class ClusterError(Exception):
         return self.status == 404
 
     @property
+    def unheard(self) -> bool:
+        """There was no answer: the call may have been made or not."""
+        return self.status == 0
+
+    @property
     def refused(self) -> bool:
         """Admission, a quota or the schema refuses the object: trying again at once gives the same."""
         return self.status in (400, 403, 422)
@@ -99,15 +109,25 @@ class Cluster:
         self._count = count
 
     async def list(self, kind: str, namespace: str | None, **selectors: str) -> Listing | None:
-        """All objects of a kind; None when the cluster does not know the kind. Selectors: label_, field_selector."""
-        try:
-            found = await self._call("get", kind, KINDS[kind].path(namespace), **selectors)
-        except ClusterError as error:
-            if error.gone:
-                return None
-            raise
+        """All objects of a kind, as far as they are kept; None when the cluster does not know the kind.
+
+        Selectors: label_selector, field_selector.
+        """
         head = {"kind": kind, "apiVersion": KINDS[kind].api_version}
-        return Listing([{**head, **item} for item in found["items"]], int(found["metadata"]["resourceVersion"]))
+        items: list[Object] = []
+        rest: dict[str, Any] = {}
+        while True:
+            try:
+                path = KINDS[kind].path(namespace)
+                found = await self._call("get", kind, path, limit=LIST_CHUNK, **selectors, **rest)
+            except ClusterError as error:
+                if error.gone:
+                    return None
+                raise
+            items += [what_is_read(kind, {**head, **item}) for item in found["items"]]
+            if not (token := found["metadata"].get("continue")):
+                return Listing(items, int(found["metadata"]["resourceVersion"]))
+            rest = {"_continue": token}
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """One object, or None."""
@@ -123,7 +143,14 @@ class Cluster:
         metadata = found["metadata"]
         body = {"metadata": {"resourceVersion": metadata["resourceVersion"], "uid": metadata["uid"]}, "status": patch}
         path = KINDS[kind].path(metadata["namespace"], metadata["name"], "status")
-        return await self._call("patch", kind, path, body=body, content_type="application/merge-patch+json")
+        return await self._call("patch", kind, path, body=body, content_type=MERGE_PATCH)
+
+    async def patch(self, kind: str, found: Mapping[str, Any], patch: Mapping[str, Any]) -> Object:
+        """Change an object, if it is still this one, by a merge patch (RFC 7396)."""
+        metadata = found["metadata"]
+        body = {**patch, "metadata": {"uid": metadata["uid"]}}
+        path = KINDS[kind].path(metadata["namespace"], metadata["name"])
+        return await self._call("patch", kind, path, body=body, content_type=MERGE_PATCH, field_manager=FIELD_MANAGER)
 
     async def apply(self, rendered: Object) -> Object:
         """Server-side apply."""
@@ -146,8 +173,12 @@ class Cluster:
         return await self._call("post", kind, path, body=rendered, field_manager=FIELD_MANAGER)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Delete the object with this UID, its dependents first. That it is gone, or another's now, is no error."""
-        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        """Delete the object with this UID. That it is gone, or another's now, is no error.
+
+        Of a child the dependents go first, so that its name is free when its pods are gone. A FineTuneJob goes at once.
+        """
+        policy = "Background" if kind == "FineTuneJob" else "Foreground"
+        body = {"propagationPolicy": policy, "preconditions": {"uid": uid}}
         try:
             await self._call("delete", kind, KINDS[kind].path(namespace, name), body=body)
         except ClusterError as error:

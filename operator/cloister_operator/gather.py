@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
 from typing import Any
 
-from cloister_operator.cluster import Cluster, ClusterError
-from cloister_operator.names import DENY_POLICY, ROLE_LABEL, Role, run_file_name
+from cloister_operator.cluster import Cluster
+from cloister_operator.names import DENY_POLICY, ROLE_LABEL, Role, ray_job_name, run_file_name
 from cloister_operator.observe import reading
 from cloister_operator.observe.children import Objects
 from cloister_operator.observe.observation import is_own
-from cloister_operator.render.ray_job import SUBMITTER_CONTAINER
+from cloister_operator.recent import RecentEvents, RecentLogs
 from cloister_operator.store import Key, Object, Store
 
 FINAL = frozenset({"Complete", "Failed"})
-PROGRESS_SECONDS = 15.0
-"""How often the submitter's log is read while a run trains."""
-EVENTS_PAUSE = timedelta(seconds=2)
-"""How old an object is before Events about it are asked for, and how long they are not asked for again."""
+CONTROLLER_UID_LABEL = "batch.kubernetes.io/controller-uid"
 log = logging.getLogger(__name__)
 
 
 class Gatherer:
     """Gathers the objects that decisions are made from. What it remembers only saves calls."""
 
-    def __init__(self, cluster: Cluster, store: Store) -> None:
+    def __init__(self, cluster: Cluster, store: Store, seconds: Callable[[], float] = monotonic) -> None:
         self._cluster, self._store = cluster, store
-        self._logs_read: dict[Key, dict[str, tuple[datetime, str]]] = {}
-        self._events_read: dict[Key, dict[str, tuple[datetime, list[Object]]]] = {}
+        self._events, self._logs = RecentEvents(cluster, seconds), RecentLogs(cluster, seconds)
         self._submitters: dict[Key, dict[str, Object]] = {}
 
     async def gather(self, key: Key, job: Object, departed: list[Object], now: datetime, **known: Any) -> Objects:
@@ -37,8 +35,12 @@ class Gatherer:
         Raises ClusterError.
         """
         store, namespace = self._store, key[0]
-        if not is_over(job):
-            await self._know_foundation(job)
+        if is_over(job):
+            self.forget(key)
+        else:
+            await self._look_at_names(job)
+            await self._look_for_run(key, job)
+            await self._look_for_last_words(key, job)
         ray_jobs, jobs, clusters = store.of("RayJob", key), store.of("Job", key), store.of("RayCluster", key)
         pods = [*store.of("Pod", key), *departed]
         logs: dict[str, str] = {}
@@ -46,10 +48,10 @@ class Gatherer:
         if not is_over(job):
             runs = reading.controlled_by(ray_jobs, reading.uid(job))
             jobs += await self._submitter_jobs(key, runs, pods)
-            logs = await self._logs(key, runs, jobs, pods, now)
-            events = await self._events(key, [*jobs, *clusters], pods, now)
+            if reading.text(job, "status", "phase") != "Publishing":
+                logs = await self._logs.read(key, runs, jobs, pods)
+            events = await self._events.read(key, [*jobs, *clusters], pods, now)
         owned = [reading.uid(found) for found in (*jobs, *ray_jobs)]
-        accepted = bool(reading.text(job, "status", "startTime"))
         return Objects(
             job=job,
             jobs=jobs,
@@ -61,17 +63,17 @@ class Gatherer:
             network_policies=[*store.of("NetworkPolicy", key), *store.of("NetworkPolicy", (namespace, ""))],
             events=events,
             logs=logs,
-            other_jobs=[] if accepted else store.jobs_with_output(reading.output(job)),
+            other_jobs=await self._other_jobs(job),
             **known,
         )
 
     def forget(self, key: Key) -> None:
-        """The job is gone."""
-        self._logs_read.pop(key, None)
-        self._events_read.pop(key, None)
+        """Nothing more is to be learned of the job."""
+        self._events.forget(key)
+        self._logs.forget(key)
         self._submitters.pop(key, None)
 
-    async def _know_foundation(self, job: Object) -> None:
+    async def _look_at_names(self, job: Object) -> None:
         """Look again at what stands in the way of the job's ConfigMap and policies.
 
         Of a name that nothing is known of, the attempt to make the object tells whether it is taken.
@@ -83,12 +85,39 @@ class Gatherer:
             known = [found for found in self._store.of(kind, key) if reading.name(found) == each]
             if not known or any(is_own(found, reading.uid(job)) for found in known):
                 continue
-            for found in known:
-                self._store.drop(kind, found)
             live = await self._cluster.get(kind, namespace, each)
+            for found in known:
+                if live is None or reading.uid(live) != reading.uid(found):
+                    self._store.drop(kind, found)
             if live is not None:
                 self._store.put(kind, live)
                 self._store.file(kind, live, key)  # even if its labels point elsewhere
+
+    async def _look_for_run(self, key: Key, job: Object) -> None:
+        """A watch tells that a RayJob is gone also when it only lost our label: read the open attempt's by name."""
+        attempts = reading.parts(job, "status", "attempts")
+        if not attempts or reading.text(attempts[-1], "end") or not reading.text(attempts[-1], "start"):
+            return
+        name = ray_job_name(key[1], reading.number(attempts[-1], "number") or 0)
+        if any(reading.name(found) == name for found in self._store.of("RayJob", key)):
+            return
+        if live := await self._cluster.get("RayJob", key[0], name):
+            self._store.put("RayJob", live)
+            self._store.file("RayJob", live, key)
+
+    async def _look_for_last_words(self, key: Key, job: Object) -> None:
+        """Where a step's Job has ended and its pod has not, the watch of pods is behind: read its pods."""
+        for step in reading.controlled_by(self._store.of("Job", key), reading.uid(job)):
+            if not (reading.holds(step, "Complete") or reading.holds(step, "Failed")):
+                continue
+            pods = reading.controlled_by(self._store.of("Pod", key), reading.uid(step))
+            if pods and reading.has_ended(max(pods, key=reading.created)):
+                continue
+            selector = f"{CONTROLLER_UID_LABEL}={reading.uid(step)}"
+            listing = await self._cluster.list("Pod", key[0], label_selector=selector)
+            for pod in reading.controlled_by(listing.items if listing else [], reading.uid(step)):
+                self._store.put("Pod", pod)
+                self._store.file("Pod", pod, key)
 
     async def _submitter_jobs(self, key: Key, ray_jobs: list[Object], pods: list[Object]) -> list[Object]:
         """KubeRay's submitter Jobs carry none of our labels, so no watch shows them: read by name, once for each."""
@@ -99,65 +128,32 @@ class Gatherer:
                 reading.text(owner, "uid") for owner in owners if reading.text(owner, "name") == reading.name(ray_job)
             }
             job = known.get(reading.uid(ray_job))
-            if uids and (job is None or reading.uid(job) not in uids):
+            there = bool(uids) or reading.text(ray_job, "status", "jobDeploymentStatus") == "Running"
+            if there and (job is None or (uids and reading.uid(job) not in uids)):
                 job = await self._cluster.get("Job", key[0], reading.name(ray_job))
             if job is not None:
                 found[reading.uid(ray_job)] = job
         self._submitters[key] = found
         return list(found.values())
 
-    async def _events(self, key: Key, owners: list[Object], pods: list[Object], now: datetime) -> list[Object]:
-        """Warning Events about what has no pod, or a pod that does not start; none of what was made a moment ago."""
-        about = [found for found in owners if _has_no_pod_yet(found, pods)]
-        about += [pod for pod in pods if reading.text(pod, "status", "phase") == "Pending"]
-        read = self._events_read.get(key, {})
-        newest: dict[str, tuple[datetime, list[Object]]] = {}
-        for each in about:
-            uid = reading.uid(each)
-            known = read.get(uid)
-            if known is None and now - reading.created(each) < EVENTS_PAUSE:
+    async def _other_jobs(self, job: Object) -> list[Object]:
+        """Jobs that want to publish to the same place, which are there now: one that is gone stands in nobody's way."""
+        if reading.text(job, "status", "startTime"):
+            return []
+        there: list[Object] = []
+        for other in self._store.jobs_with_output(reading.output(job)):
+            if reading.uid(other) == reading.uid(job) or is_over(other):
                 continue
-            if known is None or now - known[0] >= EVENTS_PAUSE:
-                selector = f"involvedObject.uid={uid},type=Warning"
-                listing = await self._cluster.list("Event", key[0], field_selector=selector)
-                known = now, list(listing.items) if listing else []
-            newest[uid] = known
-        self._events_read[key] = newest
-        return [event for _, events in newest.values() for event in events]
-
-    async def _logs(
-        self, key: Key, runs: list[Object], jobs: list[Object], pods: list[Object], now: datetime
-    ) -> dict[str, str]:
-        """Ends of the submitters' logs, each read again when it is old or the run has ended.
-
-        A log that cannot be read, because its node is away, says what it said before: nothing else is to wait for it.
-        """
-        ended = any(reading.text(each, "status", "jobDeploymentStatus") in FINAL for each in runs)
-        submitters = [job for run in runs for job in reading.controlled_by(jobs, reading.uid(run))]
-        read = self._logs_read.get(key, {})
-        newest: dict[str, tuple[datetime, str]] = {}
-        for pod in (pod for job in submitters for pod in reading.controlled_by(pods, reading.uid(job))):
-            known = read.get(reading.uid(pod))
-            if known is None or ended or (now - known[0]).total_seconds() >= PROGRESS_SECONDS - 1:
-                known = now, await self._log(key[0], reading.name(pod), known[1] if known else "")
-            newest[reading.uid(pod)] = known
-        self._logs_read[key] = newest
-        return {uid: text for uid, (_, text) in newest.items()}
-
-    async def _log(self, namespace: str, pod: str, before: str) -> str:
-        try:
-            return await self._cluster.log(namespace, pod, SUBMITTER_CONTAINER) or before
-        except ClusterError as error:
-            log.warning("the log of pod %s/%s cannot be read: %s", namespace, pod, error)
-            return before
+            live = await self._cluster.get(
+                "FineTuneJob", reading.text(other, "metadata", "namespace"), reading.name(other)
+            )
+            if live is None or reading.uid(live) != reading.uid(other):
+                self._store.drop("FineTuneJob", other)
+            else:
+                there.append(live)
+        return there
 
 
 def is_over(job: Object) -> bool:
     """Whether nothing further is to be learned of a job: it ended, with the evidence in its status, or is to go."""
     return reading.deleting(job) or reading.text(job, "status", "phase") in FINAL
-
-
-def _has_no_pod_yet(found: Object, pods: list[Object]) -> bool:
-    ended = reading.holds(found, "Complete") or reading.holds(found, "Failed")
-    waits = ended or reading.flag(found, "spec", "suspend") or reading.deleting(found)
-    return not waits and not reading.controlled_by(pods, reading.uid(found))

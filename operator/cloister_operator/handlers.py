@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import kopf
 
 from cloister_api.status import FineTuneJobStatus
 from cloister_operator import metrics
-from cloister_operator.cluster import Cluster, ClusterError, connect
+from cloister_operator.cluster import LIST_CHUNK, Cluster, ClusterError, connect
 from cloister_operator.decide.audit import deletion_entry
 from cloister_operator.health import serve_health
 from cloister_operator.listeners import listen
 from cloister_operator.logs import FIELDS
 from cloister_operator.names import JOB_LABEL, MANAGED_BY_LABEL, MANAGER
 from cloister_operator.observe import reading
+from cloister_operator.observe.gpu_time import gpu_seconds
 from cloister_operator.observe.observation import UnreadableStatusError, job_of, status_of
 from cloister_operator.reconcile import Reconciler
 from cloister_operator.settings_file import Configuration
@@ -33,7 +37,10 @@ RETRY_SECONDS = 5.0
 COUNT_SECONDS = 15.0
 GATHER_SECONDS = 0.2
 """Between a child's change and the look at its job: several controllers change children in a row."""
-WORKERS = 8
+WORKERS = 16
+IDLE_SECONDS = 0.1
+"""How long kopf keeps an object after its event: by default for seconds, which are all objects of a long list.
+With 0 it would handle no event at all."""
 WATCHED = {
     "FineTuneJob": ("cloister.dev", "v1alpha1", "finetunejobs"),
     "Job": ("batch", "v1", "jobs"),
@@ -58,6 +65,14 @@ OPTIONAL = frozenset({"Workload"})
 MOST_TOLD = 10_000
 """Deleted jobs that are remembered, so that each is told of once."""
 log = logging.getLogger(__name__)
+
+
+class Patient:
+    """Pauses between kopf's tries to reach an API server, without an end: the operator outlives every outage."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (1, 1, 2, 3, 5)
+        yield from itertools.repeat(8.0)
 
 
 class NoDifferences(kopf.DiffBaseStorage):
@@ -88,6 +103,8 @@ class Operator:
         self._reconciler: Reconciler | None = None
         self._listed, self._watch_began = asyncio.Event(), asyncio.Event()
         self._told: deque[str] = deque(maxlen=MOST_TOLD)
+        self._absent: set[str] = set()
+        self._must_watch_anew = False
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch."""
@@ -101,6 +118,10 @@ class Operator:
         settings.posting.enabled = False
         settings.peering.standalone = True
         settings.persistence.diffbase_storage = NoDifferences()
+        settings.watching.chunk_size = LIST_CHUNK
+        settings.queueing.idle_timeout = IDLE_SECONDS
+        settings.networking.error_backoffs = Patient()
+        settings.scanning.disabled = self._configuration.namespace is not None  # it may not look at namespaces and CRDs
         for kind, (group, _version, plural) in WATCHED.items():
             if kind in SELECTORS:
                 settings.watching.label_selectors[group, plural] = SELECTORS[kind]
@@ -115,8 +136,8 @@ class Operator:
         await self._open.enter_async_context(serve_health(self._health_port, self._is_alive, self._listed.is_set))
 
     def _is_alive(self) -> bool:
-        """Whether everything that runs for ever still does."""
-        return not any(task.done() for task in self._tasks)
+        """Whether everything that runs for ever still does, and every kind that is there is watched."""
+        return not any(task.done() for task in self._tasks) and not self._must_watch_anew
 
     async def _stop(self, **_: Any) -> None:
         for task in self._tasks:
@@ -128,19 +149,19 @@ class Operator:
         found: Object = event["object"]
         if event["type"] is None:
             self._watch_began.set()
-        keys = self._jobs_of(param, found)
+        keys = self._keys_of(param, found)
         if event["type"] == "DELETED":
             self.store.drop(param, found)
             if param == "FineTuneJob":
-                self._tell_deletion(found)
+                self._see_deletion(found)
         elif not self.store.put(param, found):
             return  # the operator's own write, or what a list showed
         is_new = param == "FineTuneJob" and not reading.text(found, "status", "startTime")
         for key in keys:
             self.queue.add(key, 0.0 if param == "FineTuneJob" else GATHER_SECONDS, urgent=is_new)
 
-    def _jobs_of(self, kind: str, found: Object) -> list[Key]:
-        """The jobs to look at when this object changed."""
+    def _keys_of(self, kind: str, found: Object) -> list[Key]:
+        """What to look at when this object changed: mostly the job that it belongs to."""
         namespace, name = self.store.key(kind, found)
         if kind == "Workload":
             owner = self.store.by_uid("RayJob", name) or self.store.by_uid("Job", name)
@@ -207,22 +228,27 @@ class Operator:
         if kind == "RayJob":
             reconciler.ray_installed = found is not None
         if found is None:
+            self._absent.add(kind)
             return
-        before = self.store.all(kind) if kind == "FineTuneJob" else []
-        for key in self.store.replace(kind, found.items, found.version):
-            if key[1]:
+        if kind in self._absent and self._configuration.namespace is not None:
+            self._must_watch_anew = True
+            log.warning("%s are there now and are not watched: the operator is to be started again", kind)
+        news, lost = self.store.replace(kind, found.items, found.version)
+        for each in (*news, *lost):
+            for key in self._keys_of(kind, each):
                 self.queue.add(key)
-        for job in before:
-            if self.store.by_uid(kind, reading.uid(job)) is None:
-                self._tell_deletion(job)
+        for job in lost if kind == "FineTuneJob" else ():
+            self._see_deletion(job)
 
-    def _tell_deletion(self, job: Object) -> None:
+    def _see_deletion(self, job: Object) -> None:
         """Once, whether a watch told of it or a list lacked it."""
+        self.queue.add((reading.text(job, "metadata", "namespace"), ""), GATHER_SECONDS)
         if reading.uid(job) in self._told:
             return
         self._told.append(reading.uid(job))
         try:
-            entry = deletion_entry(job_of(job), status_of(job))
+            status = status_of(job)
         except UnreadableStatusError:
-            entry = deletion_entry(job_of(job), FineTuneJobStatus())
+            status = FineTuneJobStatus()
+        entry = deletion_entry(job_of(job), status, gpu_seconds(job, datetime.now(UTC)))
         log.info("deleted %s/%s", entry["namespace"], entry["name"], extra={FIELDS: entry})

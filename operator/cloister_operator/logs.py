@@ -12,6 +12,11 @@ FIELDS = "fields"
 """Name of what a record carries besides its message: `log.info(message, extra={FIELDS: {...}})`."""
 
 
+def about_job(key: tuple[str, str]) -> dict[str, dict[str, str]]:
+    """`extra` of a line about the job with this namespace and name."""
+    return {FIELDS: {"namespace": key[0], "name": key[1]}}
+
+
 class JsonFormatter(logging.Formatter):
     """Time, level, logger and message; nothing else of a record is repeated."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from cloister_operator.observe import reading
+from cloister_operator.observe.gpu_time import gpu_seconds
 from cloister_operator.store import Object
 
 RECONCILE_SECONDS = Histogram("cloister_reconcile_seconds", "Time of one pass over a job")
@@ -30,6 +31,7 @@ def count_call(verb: str, kind: str) -> None:
 
 def count_jobs(jobs: Iterable[Object]) -> None:
     """What the jobs that are there add up to."""
+    now = datetime.now(UTC)
     phases: Counts[tuple[str, str]] = Counts()
     seconds: Counts[str] = Counts()
     attempts: Counts[str] = Counts()
@@ -37,7 +39,7 @@ def count_jobs(jobs: Iterable[Object]) -> None:
     for job in jobs:
         namespace = reading.text(job, "metadata", "namespace")
         phases[namespace, reading.text(job, "status", "phase") or "Pending"] += 1
-        seconds[namespace] += reading.number(job, "status", "gpuSeconds") or 0
+        seconds[namespace] += gpu_seconds(job, now)
         attempts[namespace] += reading.number(job, "status", "attempt") or 0
         moment = reading.moment(job, "status", "progress", "updatedAt")
         if moment is not None and reading.text(job, "status", "phase") == "Training":

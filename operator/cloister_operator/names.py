@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from cloister_api.base import ApiEnum
 
@@ -12,6 +13,11 @@ ATTEMPT_LABEL = "cloister.dev/attempt"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "cloister-operator"
 DENY_POLICY = "cloister-default-deny"
+DENY_SPEC: dict[str, Any] = {
+    "podSelector": {"matchExpressions": [{"key": JOB_LABEL, "operator": "Exists"}]},
+    "policyTypes": ["Ingress", "Egress"],
+}
+"""What the policy of that name says: nothing flows to or from a pod of a job, unless another policy allows it."""
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"

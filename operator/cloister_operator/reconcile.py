@@ -10,16 +10,17 @@ from typing import Any
 
 from cloister_api.status import Phase
 from cloister_operator.cluster import Cluster, ClusterError
-from cloister_operator.decide.actions import Action, Apply, Create, Delete, Event
+from cloister_operator.decide.actions import Action, Delete, Event, Mend
 from cloister_operator.decide.audit import audit_entries
 from cloister_operator.decide.core import decide
 from cloister_operator.decide.namespace import unneeded_policy
 from cloister_operator.decide.patch import merge_patch
-from cloister_operator.gather import PROGRESS_SECONDS, Gatherer
-from cloister_operator.logs import FIELDS
+from cloister_operator.gather import Gatherer
+from cloister_operator.logs import FIELDS, about_job
 from cloister_operator.names import DENY_POLICY, JOB_LABEL
 from cloister_operator.observe import reading
 from cloister_operator.observe.observation import UnreadableStatusError, is_own, observe
+from cloister_operator.recent import PROGRESS_SECONDS
 from cloister_operator.settings import Settings
 from cloister_operator.store import Key, Object, Store
 
@@ -53,15 +54,17 @@ class Reconciler:
         self._unreadable: dict[Key, str] = {}
 
     async def __call__(self, key: Key) -> float | None:
-        """Look at a job once. Returns after how many seconds to look again."""
+        """Look at a job once; a key without a name is its whole namespace. Returns when to look again, in seconds."""
+        if not key[1]:
+            return await self._leave(key[0])
         jobs = self._store.of("FineTuneJob", key)
         if not jobs:
             self._refused.pop(key, None)
             self._unreadable.pop(key, None)
             self._gatherer.forget(key)
             self._store.looked_at(key, self._store.departed(key))
-            return await self._leave(key[0])
-        job = max(jobs, key=reading.created)
+            return None
+        job = max(jobs, key=lambda each: (reading.created(each), reading.version(each)))
         if not self.ray_installed:
             self.ray_installed = await self._cluster.list("RayJob", key[0]) is not None
         departed, now = self._store.departed(key), self._clock()
@@ -78,8 +81,9 @@ class Reconciler:
         decision, began = decide(seen), monotonic()
         changed = decision.status != seen.status
         if changed:
-            patch = merge_patch(dict(reading.part(job, "status")), decision.status.to_api())
-            job = await self._write_status(job, patch)
+            wanted = decision.status.to_api()
+            patch = merge_patch(dict(reading.part(job, "status")), wanted)
+            job = await self._write_status(job, patch, wanted)
             for entry in audit_entries(seen.job, seen.status, decision.status):
                 log.info("%s %s/%s", entry["what"], *key, extra={FIELDS: entry})
         self._store.looked_at(key, departed)
@@ -93,12 +97,15 @@ class Reconciler:
             waits.append(FOLLOW_UP_SECONDS)
         return max(SOONEST_SECONDS, min(waits)) if waits else None
 
-    async def _write_status(self, job: Object, patch: dict[str, Any]) -> Object:
+    async def _write_status(self, job: Object, patch: dict[str, Any], wanted: dict[str, Any]) -> Object:
         try:
             written = await self._cluster.patch_status("FineTuneJob", dict(job), patch)
         except ClusterError as error:
+            live = await self._refresh(job)
+            same = live is not None and reading.uid(live) == reading.uid(job)
+            if live is not None and same and error.unheard and reading.part(live, "status") == wanted:
+                return live  # the answer was lost, not the write
             if error.conflict or error.gone:
-                await self._refresh(job)
                 raise StaleError("the job changed while it was looked at") from None
             raise
         self._store.put("FineTuneJob", written)
@@ -121,10 +128,10 @@ class Reconciler:
                 await self._cluster.delete(action.kind, namespace, action.name, action.uid)
                 continue
             alive_at = await self._still_there(job, alive_at)
-            if isinstance(action, Apply):
-                self._store.put(action.object["kind"], await self._cluster.apply(action.object))
+            if isinstance(action, Mend):
+                await self._mend(key, action.object)
             else:
-                await self._create(action.object["kind"], key, action, reading.uid(job))
+                await self._create(key, action.object, reading.uid(job))
 
     async def _still_there(self, job: Object, alive_at: float | None) -> float:
         """Nothing is made for a job that changed, went, or is to go. Returns when that was last known."""
@@ -137,20 +144,38 @@ class Reconciler:
             raise StaleError("the job changed before its child was made")
         return alive_at
 
-    async def _create(self, kind: str, key: Key, action: Create, uid: str) -> None:
-        name = action.object["metadata"]["name"]
+    async def _mend(self, key: Key, wanted: Object) -> None:
+        kind, name = wanted["kind"], reading.name(wanted)
+        found = next(each for each in self._store.of(kind, self._store.key(kind, wanted)) if reading.name(each) == name)
+        patch = {"spec": merge_patch(reading.part(found, "spec"), wanted["spec"])}
         try:
-            self._store.put(kind, await self._cluster.create(action.object))
+            mended = await self._cluster.patch(kind, found, patch)
+        except ClusterError as error:
+            self._note_refusal(key, name, error)
+            raise
+        self._store.put(kind, mended)
+        if mended["spec"] != wanted["spec"]:
+            self._refused.setdefault(key, {})[name] = "something in the cluster changes it as soon as it is written"
+            raise StaleError(f"{kind} {name} does not become what it should be")
+        self._refused.get(key, {}).pop(name, None)
+
+    async def _create(self, key: Key, wanted: Object, uid: str) -> None:
+        kind, name = wanted["kind"], reading.name(wanted)
+        try:
+            self._store.put(kind, await self._cluster.create(dict(wanted)))
             self._refused.get(key, {}).pop(name, None)
         except ClusterError as error:
             if error.gone and kind == "RayJob":
                 self.ray_installed = False
                 return
-            if error.refused:
-                self._refused.setdefault(key, {})[name] = str(error)
+            self._note_refusal(key, name, error)
             if not error.conflict:
                 raise
-            await self._note_taken(kind, key, action.object, uid)
+            await self._note_taken(kind, key, wanted, uid)
+
+    def _note_refusal(self, key: Key, name: str, error: ClusterError) -> None:
+        if error.refused:
+            self._refused.setdefault(key, {})[name] = str(error)
 
     async def _note_taken(self, kind: str, key: Key, wanted: Object, uid: str) -> None:
         """A name is taken: by the job's own object, which is as well, or StaleError by another's, to be seen next."""
@@ -164,7 +189,7 @@ class Reconciler:
             raise StaleError(f"{kind} {name} is there already")
 
     async def _leave(self, namespace: str) -> float | None:
-        """A job is gone: so goes the namespace's policy, once nothing needs it."""
+        """When a namespace's last job is gone its policy goes too, once no pod needs it."""
         if self._store.jobs_in(namespace):
             return None
         policy = await self._cluster.get("NetworkPolicy", namespace, DENY_POLICY)
@@ -202,4 +227,5 @@ class Reconciler:
         try:
             await self._cluster.create(body)
         except ClusterError as error:
-            log.warning("an Event was not told: %s", error)
+            key = self._store.key("FineTuneJob", job)
+            log.warning("an Event was not told: %s", error, extra=about_job(key))

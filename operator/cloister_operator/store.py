@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cloister_operator.kept import what_is_read
 from cloister_operator.names import JOB_LABEL
 from cloister_operator.observe import reading
 
 MAX_DEPARTED = 32
-READ_OF_SPEC = {
-    "ConfigMap": frozenset[str](),
-    "Job": frozenset({"suspend"}),
-    "Pod": frozenset({"nodeName"}),
-    "RayCluster": frozenset[str](),
-    "RayJob": frozenset({"suspend", "managedBy"}),
-    "Workload": frozenset[str](),
-}
-"""What is kept of the specs of kinds whose specs, templates of pods above all, are most of their size."""
+MAX_GONE = 20_000
 
 Object = Mapping[str, Any]
 Key = tuple[str, str]
@@ -36,14 +29,17 @@ class Store:
         self._places: dict[tuple[str, str], set[tuple[str, Key]]] = defaultdict(set)
         """By kind and UID: where an object stands in these indices."""
         self._departed: dict[Key, list[Object]] = defaultdict(list)
+        self._gone: OrderedDict[tuple[str, str], int] = OrderedDict()
+        """By kind and UID: the version at which an object went; an older answer about it may still be on its way."""
 
     def put(self, kind: str, found: Object) -> bool:
         """An object was seen. Whether that is news: a version that is not newer than the known one is ignored."""
         uid = reading.uid(found)
         known = self._objects[kind].get(uid)
-        if known is not None and _version(found) <= _version(known):
+        newest = self._gone.get((kind, uid), -1) if known is None else reading.version(known)
+        if reading.version(found) <= newest:
             return False
-        self._objects[kind][uid] = _what_is_read(kind, found)
+        self._objects[kind][uid] = what_is_read(kind, found)
         for index, key in _places(kind, found):
             self._enter(kind, uid, index, key)
         return True
@@ -56,10 +52,16 @@ class Store:
         self._by_key[index][key].add(uid)
         self._places[kind, uid].add((index, key))
 
-    def drop(self, kind: str, found: Object) -> None:
-        """An object is gone. A pod that failed is kept until its job was looked at: KubeRay deletes it at once."""
+    def drop(self, kind: str, found: Object, version: int = 0) -> None:
+        """An object is gone, at its own version or a later one.
+
+        A pod that failed is kept until its job was looked at: KubeRay deletes it at once.
+        """
         uid = reading.uid(found)
         self._objects[kind].pop(uid, None)
+        self._gone[kind, uid] = max(reading.version(found), version)
+        if len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
         for index, place in self._places.pop((kind, uid), ()):
             self._by_key[index][place].discard(uid)
             if not self._by_key[index][place]:
@@ -67,7 +69,7 @@ class Store:
         key = self.key(kind, found)
         if kind == "Pod" and key[1] and reading.text(found, "status", "phase") == "Failed":
             metadata = {"deletionTimestamp": "", **reading.part(found, "metadata")}
-            departed = {**_what_is_read(kind, found), "metadata": metadata}
+            departed = {**what_is_read(kind, found), "metadata": metadata}
             self._departed[key] = [*self._departed[key], departed][-MAX_DEPARTED:]
 
     def departed(self, key: Key) -> list[Object]:
@@ -80,16 +82,14 @@ class Store:
         if left:
             self._departed[key] = left
 
-    def replace(self, kind: str, found: Iterable[Object], version: int) -> set[Key]:
-        """A list of the kind: what is older and not in it is gone. Returns the jobs of what was gone."""
+    def replace(self, kind: str, found: Iterable[Object], version: int) -> tuple[list[Object], list[Object]]:
+        """A list of the kind: what is older and not in it is gone. Returns what is news, and what was gone."""
         seen = {reading.uid(each): each for each in found}
         known = self._objects[kind]
-        lost = [each for uid, each in known.items() if uid not in seen and _version(each) <= version]
+        lost = [each for uid, each in known.items() if uid not in seen and reading.version(each) <= version]
         for each in lost:
-            self.drop(kind, each)
-        for each in seen.values():
-            self.put(kind, each)
-        return {self.key(kind, each) for each in lost}
+            self.drop(kind, each, version)
+        return [each for each in seen.values() if self.put(kind, each)], lost
 
     def key(self, kind: str, found: Object) -> Key:
         """Where an object belongs: its job's namespace and name; of a Workload, the UID of what it stands for."""
@@ -129,18 +129,3 @@ def _places(kind: str, found: Object) -> tuple[tuple[str, Key], ...]:
     if kind == "Workload":
         return ((kind, (namespace, reading.text(reading.controller(found), "uid"))),)
     return ((kind, (namespace, reading.labels(found).get(JOB_LABEL, ""))),)
-
-
-def _what_is_read(kind: str, found: Object) -> Object:
-    """An object without what nothing reads: thousands are kept."""
-    metadata = {key: value for key, value in reading.part(found, "metadata").items() if key != "managedFields"}
-    kept: dict[str, Any] = {**found, "metadata": metadata}
-    if kind in READ_OF_SPEC:
-        kept.pop("data", None)
-        kept["spec"] = {key: value for key, value in reading.part(found, "spec").items() if key in READ_OF_SPEC[kind]}
-    return kept
-
-
-def _version(found: Object) -> int:
-    version = reading.text(found, "metadata", "resourceVersion")
-    return int(version) if version.isascii() and version.isdecimal() else 0

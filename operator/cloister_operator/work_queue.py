@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
+from cloister_operator.logs import about_job
 from cloister_operator.store import Key
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -70,8 +71,9 @@ class WorkQueue:
                     self.add(key, again)
             except Exception as error:
                 pause = self._pause(key)
-                log.warning("%s/%s: %s; again in %.1f s", *key, error or type(error).__name__, pause)
-                log.debug("trace", exc_info=error)
+                words = error or type(error).__name__
+                log.warning("%s/%s: %s; again in %.1f s", *key, words, pause, extra=about_job(key))
+                log.debug("trace", exc_info=error, extra=about_job(key))
                 self.add(key, pause)
             finally:
                 self._busy.discard(key)

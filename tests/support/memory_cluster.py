@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from cloister_operator.cluster import Cluster, ClusterError, Listing
-from cloister_operator.decide.actions import Apply, Create, Delete
+from cloister_operator.decide.actions import Create, Delete
 from cloister_operator.reconcile import Reconciler
 from cloister_operator.store import Store
 from support.operator_world import World
@@ -49,12 +49,14 @@ class MemoryCluster(Cluster):
 
         return self._write(f"patch {kind} {json.dumps(patch)}", write)
 
-    async def apply(self, rendered: dict[str, Any]) -> dict[str, Any]:
-        def write() -> dict[str, Any]:
-            self.world.act(Apply(rendered))
-            return copy.deepcopy(self.world.objects[rendered["kind"], rendered["metadata"]["name"]])
+    async def patch(self, kind: str, found: dict[str, Any], patch: Any) -> dict[str, Any]:
+        name = found["metadata"]["name"]
 
-        return self._write(f"apply {rendered['kind']} {rendered['metadata']['name']}", write)
+        def write() -> dict[str, Any]:
+            self.world.patch(kind, name, patch)
+            return copy.deepcopy(self.world.objects[kind, name])
+
+        return self._write(f"patch {kind} {name}", write)
 
     async def create(self, rendered: dict[str, Any]) -> dict[str, Any]:
         if rendered["kind"] == "Event":

@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from cloister_api.yaml_tree import read_documents
-from cloister_operator.decide.actions import Apply, Create
+from cloister_operator.decide.actions import Create
 from cloister_operator.names import Step
 from cloister_operator.settings_file import parse_settings
 from support.operator_world import PREPARED, SETTINGS_YAML, World
@@ -34,7 +34,7 @@ def children(case: Path) -> str:
     world, made = World(admin=admin, job=job.value), []
     for _ in range(10):
         decision = world.step()
-        made += [action.object for action in decision.actions if isinstance(action, Create | Apply)]
+        made += [action.object for action in decision.actions if isinstance(action, Create)]
         if ("Job", f"{job.value['metadata']['name']}-prepare") in world.objects and not world.status.plan:
             world.succeed(Step.PREPARE, PREPARED)
         elif world.find("RayJob"):

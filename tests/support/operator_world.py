@@ -15,7 +15,7 @@ from typing import Any
 
 from cloister_api.events import Event, format_event
 from cloister_api.status import FineTuneJobStatus
-from cloister_operator.decide.actions import Action, Apply, Create, Decision, Delete
+from cloister_operator.decide.actions import Action, Create, Decision, Delete, Mend
 from cloister_operator.decide.core import decide
 from cloister_operator.decide.patch import merge_patch
 from cloister_operator.names import Step
@@ -173,13 +173,20 @@ class World:
         key = (rendered["kind"], rendered["metadata"]["name"])
         if isinstance(action, Create) and (key in self.objects or key[1] in self.refused):
             return
-        assert isinstance(action, Create | Apply)
+        if isinstance(action, Mend):
+            self.patch(*key, {"spec": merge_patch(self.objects[key]["spec"], rendered["spec"])})
+            return
         assert "deletionTimestamp" not in self.job["metadata"], "made after deletion"
         rendered["metadata"] |= {"uid": self._uid(), "creationTimestamp": stamp(self.now)}
         if key not in self.objects:
             self.made.append(f"{key[0]} {key[1]}")
         self.objects[key] = rendered
         self.bump(rendered)
+
+    def patch(self, kind: str, name: str, patch: dict[str, Any]) -> None:
+        """Change an object by a merge patch."""
+        self.objects[kind, name] = _merged(self.objects[kind, name], patch)
+        self.bump(self.objects[kind, name])
 
     def delete(self, action: Delete) -> None:
         """Mark for deletion, if the UID is still the same."""

@@ -10,8 +10,8 @@ from cloister_api.status import FineTuneJobStatus
 
 
 @dataclass(frozen=True)
-class Apply:
-    """Server-side apply: a NetworkPolicy that is there and differs."""
+class Mend:
+    """Give an object of the job's own, which somebody changed, the spec again that it should have."""
 
     object: dict[str, Any]
 
@@ -32,7 +32,7 @@ class Delete:
     uid: str
 
 
-Action = Apply | Create | Delete
+Action = Mend | Create | Delete
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ def audit_entries(job: Job, old: FineTuneJobStatus, new: FineTuneJobStatus) -> l
     return [_entry(job, what, new, details) for what, details in _happenings(old, new)]
 
 
-def deletion_entry(job: Job, status: FineTuneJobStatus) -> dict[str, Any]:
-    """What an audit says of a job that is deleted."""
-    return _entry(job, "deleted", status, {"phase": status.phase})
+def deletion_entry(job: Job, status: FineTuneJobStatus, gpu_seconds: int) -> dict[str, Any]:
+    """What an audit says of a job that is deleted, perhaps while it trains."""
+    return _entry(job, "deleted", status, {"phase": status.phase}) | {"gpuSeconds": gpu_seconds}
 
 
 def _happenings(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from cloister_api.job import FineTuneJobSpec
 from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_api.spec_cluster import Egress
 from cloister_api.status import ConditionType, Phase
-from cloister_operator.decide.actions import Apply, Decision, Delete
+from cloister_operator.decide.actions import Create, Decision, Delete, Mend
 from cloister_operator.decide.draft import FINAL, Draft
 from cloister_operator.decide.evidence import Failure
 from cloister_operator.decide.messages import timestamp
@@ -76,7 +76,7 @@ def accept(d: Draft, spec: FineTuneJobSpec) -> bool:
 
 def lay_foundation(d: Draft, spec: FineTuneJobSpec) -> bool:
     """The policies and the run file are there before any pod."""
-    job, settings = d.o.job, d.o.settings
+    job, settings = d.o.job, d.settings
     phase = d.status.phase or Phase.PENDING
     for kind, name in (
         ("NetworkPolicy", DENY_POLICY),
@@ -85,16 +85,11 @@ def lay_foundation(d: Draft, spec: FineTuneJobSpec) -> bool:
     ):
         if not d.may_create(kind, name, phase):
             return False
-    missing = [] if d.o.run_file else [run_config_map(job, spec, settings)]
-    for policy in (allow_policy(job, spec, settings), deny_policy(job.namespace)):
+    for policy in (deny_policy(job.namespace), allow_policy(job, spec, settings)):
         found = d.o.policies.get(policy["metadata"]["name"])
-        if found is None:
-            missing.insert(0, policy)
-        elif found != policy["spec"]:
-            d.actions.append(Apply(policy))
-    for rendered in missing:
-        d.create(rendered, phase)
-    if any(rendered["metadata"]["name"] in d.o.refused for rendered in missing):
+        if found != policy["spec"] and not d.do(Create(policy) if found is None else Mend(policy), phase):
+            return False
+    if not d.o.run_file and not d.create(run_config_map(job, spec, settings), phase):
         return False
     resume(d)
     return True

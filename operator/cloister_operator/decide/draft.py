@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from cloister_api.job import FineTuneJobSpec
+from cloister_api.layout import RunLayout
 from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_api.status import (
     Attempt,
@@ -17,11 +18,14 @@ from cloister_api.status import (
     OutputStatus,
     Phase,
 )
-from cloister_operator.decide.actions import Action, Create, Decision, Delete, Event
+from cloister_api.units import parse_duration
+from cloister_operator.decide.actions import Action, Create, Decision, Delete, Event, Mend
 from cloister_operator.decide.evidence import Failure, retryable
 from cloister_operator.decide.messages import seconds_between, timestamp, with_next_step
 from cloister_operator.decide.results import evaluation_of
 from cloister_operator.observe.facts import Observation, RayRun, StepJob
+from cloister_operator.render.run_file import TRAINER
+from cloister_operator.settings import Settings
 
 Reason = FailureReason | ConditionReason
 FINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
@@ -51,13 +55,35 @@ class Draft:
         """Fields of status; None removes one."""
         self.status = self.status.model_copy(update=fields)
 
+    @property
+    def settings(self) -> Settings:
+        """The administrator's settings for what is made: with the images that the job was accepted with."""
+        pinned = (self.status.images or {}).get(TRAINER, self.o.settings.images.trainer)
+        images = self.o.settings.images.model_copy(update={"trainer": pinned})
+        return self.o.settings.model_copy(update={"images": images})
+
     def wait(self, phase: Phase, reason: Reason, message: str) -> None:
         """The job waits: why, and what to do."""
-        self.set(phase=phase, reason=reason.value, message=with_next_step(message, reason))
+        self.set(phase=phase, reason=reason.value, message=with_next_step(message, reason), waiting_since=None)
+
+    def wait_for(self, phase: Phase, reason: Reason, message: str) -> bool:
+        """Wait for what may come right by itself. False when the administrator's patience for a failure is over."""
+        if isinstance(reason, ConditionReason):
+            self.wait(phase, reason, message)
+            return True
+        waits_already = self.o.status.reason == reason.value and self.o.status.waiting_since
+        since = datetime.fromisoformat(waits_already) if waits_already else self.o.now
+        end = since + timedelta(seconds=parse_duration(self.o.settings.patience.pods))
+        if self.o.now >= end:
+            return False
+        self.wait(phase, reason, f"{message.rstrip('.')}. It is given up at {timestamp(end)}.")
+        self.set(waiting_since=timestamp(since))
+        self.look_again(end)
+        return True
 
     def advance(self, phase: Phase) -> None:
         """The job advances: there is nothing to say."""
-        self.set(phase=phase, reason=None, message=None)
+        self.set(phase=phase, reason=None, message=None, waiting_since=None)
 
     def holds(self, kind: ConditionType, reason: ConditionReason | None = None) -> bool:
         """Whether a condition is True, and for this reason when one is given."""
@@ -141,17 +167,35 @@ class Draft:
         if all(one.passing for one in found):
             self.wait(phase, ConditionReason.STARTING, f"{kind} {name} of an earlier job is still being deleted.")
             self.look_again(self.o.now + timedelta(seconds=5))
+            return False
+        message = f"There is a {kind} {name} in namespace {self.o.job.namespace} that is not this job's."
+        if self.has_begun:
+            message += " What runs goes on; nothing new is made beside it."
+            self.wait(phase, FailureReason.NAME_CONFLICT, message)
+            self.look_again(self.o.now + timedelta(minutes=1))
         else:
-            message = f"There is a {kind} {name} in namespace {self.o.job.namespace} that is not this job's."
             self.fail(Failure(FailureReason.NAME_CONFLICT, message))
         return False
 
-    def create(self, rendered: dict[str, Any], phase: Phase) -> None:
-        """Make a child; where the API server refused it before, say so and try again."""
-        self.actions.append(Create(rendered))
-        name = rendered["metadata"]["name"]
+    @property
+    def has_begun(self) -> bool:
+        """Whether the job has had a child that runs pods."""
+        return bool(self.o.steps or self.o.runs or self.status.attempts) or self.holds(ConditionType.PREPARED)
+
+    def create(self, rendered: dict[str, Any], phase: Phase) -> bool:
+        """Make a child. False where the API server refused it before: that is told, and tried again for a while."""
+        return self.do(Create(rendered), phase)
+
+    def do(self, action: Create | Mend, phase: Phase) -> bool:
+        """As `create`, for a child that is made or mended."""
+        name = action.object["metadata"]["name"]
         if name in self.o.refused:
-            self.wait(phase, FailureReason.PODS_FORBIDDEN, f"The cluster refuses {name}: {self.o.refused[name]}")
+            message = f"The cluster refuses {name}: {self.o.refused[name]}"
+            if not self.wait_for(phase, FailureReason.PODS_FORBIDDEN, message):
+                self.fail(Failure(FailureReason.PODS_FORBIDDEN, message))
+                return False
+        self.actions.append(action)
+        return name not in self.o.refused
 
     def delete(self, child: StepJob | RayRun) -> None:
         """Delete a Job or RayJob with its pods, unless it is going away already."""
@@ -174,7 +218,7 @@ class Draft:
         self.active(False)
         message = with_next_step(failure.message, failure.reason)
         if self.status.checkpoint is not None:
-            root = self.status.checkpoint.uri.partition("/checkpoints/")[0]
+            root = self.status.checkpoint.uri.rpartition("/checkpoints/")[0]
             message += (
                 f" To go on from step {self.status.checkpoint.step}, make a new job with resumeFrom: {{uri: {root}}}"
             )
@@ -191,7 +235,9 @@ class Draft:
                 retryable=retryable(failure.reason, data_was_read=self.holds(ConditionType.PREPARED)),
                 step=failure.step,
                 node=failure.node,
+                logs_uri=self._logs_uri(),
             ),
+            waiting_since=None,
             evaluation=evaluation_of(failure.result or {}) or self.status.evaluation,
             storage_unavailable_since=None,
         )
@@ -200,6 +246,13 @@ class Draft:
         self.condition(ConditionType.FAILED, True, failure.reason, message)
         self.condition(ConditionType.STALLED, True, failure.reason, message)
         self.delete_running()
+
+    def _logs_uri(self) -> str | None:
+        """Where the ranks of the newest attempt left their logs; KubeRay removes the pods soon."""
+        run_uri = (self.status.resolved or {}).get("storage", {}).get("runUri")
+        if not self.status.attempt or not run_uri:
+            return None
+        return RunLayout(run_uri, self.o.job.uid).logs(self.status.attempt)
 
     def complete(self, output: OutputStatus, evaluation: EvaluationStatus | None, reason: Reason, message: str) -> None:
         """The adapter is published."""
@@ -212,6 +265,7 @@ class Draft:
             output=output,
             evaluation=evaluation or self.status.evaluation,
             storage_unavailable_since=None,
+            waiting_since=None,
         )
         self.condition(ConditionType.PUBLISHED, True, reason, message)
         self.condition(ConditionType.COMPLETE, True, ConditionReason.COMPLETE)
@@ -228,8 +282,10 @@ class Draft:
         """Until the job is accepted and has its first child; never while a person is to act, or at the end."""
         if self.status.phase in FINAL | {Phase.SUSPENDED, Phase.HELD}:
             return False
-        has_child = bool(self.o.steps or self.o.runs) or self.holds(ConditionType.PREPARED)
-        return not (self.holds(ConditionType.ACCEPTED) and has_child)
+        before = self.o.status.conditions or []
+        if any(found.type is ConditionType.RECONCILING and found.status == "False" for found in before):
+            return False
+        return not (self.holds(ConditionType.ACCEPTED) and self.has_begun)
 
 
 def events_between(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:

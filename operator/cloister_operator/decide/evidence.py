@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from cloister_api.exit_codes import ExitCode, exit_code_for
@@ -44,12 +43,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why pods do not run yet."""
+    """Why pods do not run yet. A FailureReason is waited for as long as the administrator says, others without end."""
 
     reason: FailureReason | ConditionReason
     message: str
-    since: datetime | None = None
-    """When it began, for what is not waited for without end."""
 
 
 def retryable(reason: FailureReason, *, data_was_read: bool) -> bool:
@@ -107,34 +104,33 @@ def obstacle(pods: Sequence[Pod], notices: Sequence[Notice]) -> Obstacle | None:
     if not refused:
         return None
     message = f"The cluster refuses the pods: {refused[-1].message}"
-    return Obstacle(FailureReason.PODS_FORBIDDEN, message, min(notice.first for notice in refused))
+    return Obstacle(FailureReason.PODS_FORBIDDEN, message)
 
 
 def _pod_obstacles(pod: Pod) -> Iterable[Obstacle]:
-    since = pod.scheduled or pod.created
     if pod.unschedulable:
         if claim := _CLAIM.search(pod.unschedulable):
             message = f"The claim {claim[1]} does not exist."
-            yield Obstacle(FailureReason.VOLUME_NOT_FOUND, message, pod.created)
+            yield Obstacle(FailureReason.VOLUME_NOT_FOUND, message)
         else:
             yield Obstacle(ConditionReason.UNSCHEDULABLE, f"No node has room for pod {pod.name}: {pod.unschedulable}")
     for container in pod.containers:
         words = f"{container.waiting}: {container.waiting_message}".rstrip(": ")
         if container.waiting in IMAGE_REASONS:
             message = f"The image of pod {pod.name} cannot be pulled: {words}"
-            yield Obstacle(FailureReason.IMAGE_PULL_FAILED, message, since)
+            yield Obstacle(FailureReason.IMAGE_PULL_FAILED, message)
         elif container.waiting in BROKEN_REASONS:
-            yield _broken(pod, words, since)
+            yield _broken(pod, words)
     for notice in pod.notices:
         if notice.reason == "FailedMount" and pod.phase == "Pending" and _SECRET.search(notice.message):
-            yield _broken(pod, notice.message, notice.first)
+            yield _broken(pod, notice.message)
 
 
-def _broken(pod: Pod, words: str, since: datetime) -> Obstacle:
+def _broken(pod: Pod, words: str) -> Obstacle:
     if _SECRET.search(words):
         message = f"Pod {pod.name} waits for a Secret or one of its keys: {words}"
-        return Obstacle(FailureReason.SECRET_NOT_FOUND, message, since)
-    return Obstacle(FailureReason.INTERNAL, f"Pod {pod.name} cannot start: {words}", since)
+        return Obstacle(FailureReason.SECRET_NOT_FOUND, message)
+    return Obstacle(FailureReason.INTERNAL, f"Pod {pod.name} cannot start: {words}")
 
 
 def step_failure(job: StepJob) -> Failure:

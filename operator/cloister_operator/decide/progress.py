@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
 from cloister_api.reasons import FailureReason
 from cloister_api.status import Attempt, CheckpointStatus, ProgressStatus
 from cloister_api.units import format_duration
 from cloister_operator.decide.draft import Draft
 from cloister_operator.decide.evidence import Failure, pod_failure
 from cloister_operator.decide.messages import timestamp
-from cloister_operator.observe.facts import RayRun
+from cloister_operator.observe.facts import Container, Pod, RayRun
 
 NOTED = frozenset({FailureReason.OUT_OF_MEMORY, FailureReason.LOCAL_DISK_FULL, FailureReason.NODE_LOST})
 """Terminations that are noted when seen: KubeRay deletes the pod within a second."""
+
+
+OVERCOME = timedelta(minutes=5)
+"""A step so long after a container's end, seen a little late itself, was made without it."""
 
 
 def take_notes(d: Draft, run: RayRun) -> None:
@@ -21,11 +29,33 @@ def take_notes(d: Draft, run: RayRun) -> None:
         return
     if attempt.start is None:
         d.update(attempt, start=timestamp(run.created))
+    if run.cluster_uid:
+        d.update(attempt, cluster_uid=run.cluster_uid)
     _note_checkpoint(d, run)
+    before = d.status.progress
     _note_progress(d, run)
-    found = pod_failure(run.pods)
-    if found and found.reason in NOTED and (newest := d.open_attempt()):
+    found = pod_failure(without_old_ends(d, run.pods))
+    newest = d.open_attempt()
+    if newest and found and found.reason in NOTED:
         d.update(newest, reason=found.reason.value, node=found.node)
+    elif newest and newest.reason and d.status.progress != before:  # it got over it
+        d.update(newest, reason=None, node=None)
+
+
+def without_old_ends(d: Draft, pods: Sequence[Pod]) -> tuple[Pod, ...]:
+    """The pods without what containers ended of long before the newest step: the run got over that."""
+    if d.status.progress is None:
+        return tuple(pods)
+    since = datetime.fromisoformat(d.status.progress.updated_at) - OVERCOME
+    return tuple(
+        replace(pod, containers=tuple(_without_old_end(each, since) for each in pod.containers)) for pod in pods
+    )
+
+
+def _without_old_end(container: Container, since: datetime) -> Container:
+    if container.ended_at is None or container.ended_at >= since:
+        return container
+    return replace(container, ended="", exit_code=None, message=None)
 
 
 def seen_termination(d: Draft) -> Failure | None:

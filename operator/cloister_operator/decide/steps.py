@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_api.status import ConditionType, Phase
 from cloister_api.termination import Outcome
-from cloister_api.units import parse_duration
 from cloister_operator.decide.draft import Draft
 from cloister_operator.decide.evidence import Failure, obstacle, pod_failure, said_failure, step_failure
 from cloister_operator.decide.messages import timestamp
@@ -34,7 +33,11 @@ def run_step(d: Draft, step: Step, read: Callable[[Mapping[str, Any]], Result | 
             suspend(d)
         elif d.may_create("Job", step_name(d.o.job.name, step), phase):
             d.advance(phase)
-            d.create(step_job_object(d.o.job, d.spec, d.o.settings, step, d.status.retries or 0), phase)
+            d.create(step_job_object(d.o.job, d.spec, d.settings, step, d.status.retries or 0), phase)
+        return None
+    if job.managed_elsewhere:
+        message = f"Job {job.name} was handed to {job.managed_elsewhere}, so its pods would run in another cluster."
+        d.fail(Failure(FailureReason.POLICY_DENIED, message))
         return None
     if job.complete and not job.deleting and (found := _result(job, step, read)) is not None:
         d.active(False, job.ended)
@@ -79,7 +82,7 @@ def _result(job: StepJob, step: Step, read: Callable[[Mapping[str, Any]], Result
 
 
 def _try_again(d: Draft, step: Step, job: StepJob, failure: Failure, *, stops: bool) -> None:
-    """After a run of the step that failed. The Job carries its ordinal, so no failure is counted twice."""
+    """After a run of the step that failed, or does not start. The Job has its ordinal: no failure is counted twice."""
     waits_for_store = failure.reason is FailureReason.STORAGE_UNAVAILABLE
     retries = (d.status.retries or 0) if waits_for_store else max(d.status.retries or 0, job.ordinal + 1)
     if final := give_up(d, failure, retries):
@@ -89,8 +92,9 @@ def _try_again(d: Draft, step: Step, job: StepJob, failure: Failure, *, stops: b
     if not waits_for_store:
         d.set(storage_unavailable_since=None)
     d.set(retries=retries)
-    ended = job.ended or d.o.now
-    due = ended + (storage_pause(d, ended) if waits_for_store else pause(retries))
+    due = d.o.now
+    if job.ended is not None:
+        due = job.ended + (storage_pause(d, job.ended) if waits_for_store else pause(retries))
     if stops:
         d.delete(job)
         suspend(d)
@@ -120,8 +124,8 @@ def _watch(d: Draft, step: Step, job: StepJob) -> None:
         look_for_events(d, job.created)
     stuck = obstacle(job.pods, job.notices)
     ended = said_failure(job) or pod_failure(job.pods[-1:])
-    if stuck and not wait_for(d, phase, stuck.reason, stuck.message, stuck.since):
-        d.fail(Failure(FailureReason(stuck.reason), stuck.message))
+    if stuck and not d.wait_for(phase, stuck.reason, stuck.message):
+        _try_again(d, step, job, Failure(FailureReason(stuck.reason), stuck.message), stops=False)
     elif not stuck and ended and not running:
         d.wait(phase, ended.reason, f"{ended.message} It is tried again by itself.")
         if ended.reason is FailureReason.STORAGE_UNAVAILABLE and d.status.storage_unavailable_since is None:
@@ -133,18 +137,6 @@ def _watch(d: Draft, step: Step, job: StepJob) -> None:
 def look_for_events(d: Draft, since: datetime) -> None:
     """Warning Events are not watched: look for them soon after something was made, then ever more rarely."""
     d.look_again(d.o.now + min(max(d.o.now - since, SOONEST_LOOK), RAREST_LOOK))
-
-
-def wait_for(d: Draft, phase: Phase, reason: FailureReason | ConditionReason, message: str, since: Any) -> bool:
-    """Wait for what may come right by itself, as long as the administrator's patience lasts; then False."""
-    if since is not None:
-        end = since + timedelta(seconds=parse_duration(d.o.settings.patience.pods))
-        if d.o.now >= end:
-            return False
-        message = f"{message.rstrip('.')}. It is given up at {timestamp(end)}."
-        d.look_again(end)
-    d.wait(phase, reason, message)
-    return True
 
 
 def _note_egress(d: Draft, failure: Failure) -> None:

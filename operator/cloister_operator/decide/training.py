@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -12,9 +13,9 @@ from cloister_api.units import parse_duration
 from cloister_operator.decide.draft import Draft
 from cloister_operator.decide.evidence import Failure, is_false_failure, obstacle, run_failure
 from cloister_operator.decide.messages import clock, timestamp
-from cloister_operator.decide.progress import seen_termination, take_notes
+from cloister_operator.decide.progress import seen_termination, take_notes, without_old_ends
 from cloister_operator.decide.retry import failures_in_a_row, give_up, pause, storage_pause
-from cloister_operator.decide.steps import look_for_events, suspend, wait_for
+from cloister_operator.decide.steps import look_for_events, suspend
 from cloister_operator.names import QUEUE_LABEL, Role, ray_job_name
 from cloister_operator.observe.facts import RayRun
 from cloister_operator.render.ray_job import ray_job
@@ -91,7 +92,7 @@ def _outcome(d: Draft, run: RayRun) -> Outcome | Failure | None:
 def _end(d: Draft, run: RayRun) -> Outcome | Failure:
     began = bool(run.log.progress) or d.o.status.phase is Phase.TRAINING
     if not is_false_failure(run, began=began):
-        return run_failure(run, seen_termination(d))
+        return run_failure(replace(run, pods=without_old_ends(d, run.pods)), seen_termination(d))
     if run.log.done is not None:
         return Outcome.STAGED
     message = f"KubeRay lost sight of {run.name} ({run.reason or run.message}); that is no failure of the run."
@@ -148,6 +149,10 @@ def between_attempts(d: Draft) -> None:
         suspend(d)
     elif d.status.attempts and _back_off(d, ""):
         return
+    elif d.o.lingering:
+        names = ", ".join(d.o.lingering)
+        message = f"Pods of an earlier attempt end before the next one starts: {names}."
+        d.wait(Phase.QUEUED, ConditionReason.STARTING, message)
     elif d.o.runs:
         names = ", ".join(run.name for run in d.o.runs)
         d.wait(Phase.QUEUED, ConditionReason.STARTING, f"The pods of {names} end before the next attempt starts.")
@@ -213,7 +218,7 @@ def _may_start(d: Draft, number: int) -> bool:
 def _create(d: Draft, number: int) -> None:
     """The attempt is in status before its RayJob exists, so that its number is never used again."""
     d.wait(Phase.QUEUED, ConditionReason.STARTING, f"Attempt {number} is being started.")
-    d.create(ray_job(d.o.job, d.spec, d.o.settings, number), Phase.QUEUED)
+    d.create(ray_job(d.o.job, d.spec, d.settings, number), Phase.QUEUED)
 
 
 def _watch(d: Draft, run: RayRun) -> None:
@@ -221,7 +226,7 @@ def _watch(d: Draft, run: RayRun) -> None:
     attempt = d.open_attempt()
     was_running, running = d.holds(ConditionType.RUNNING), is_running(run)
     workers = [pod for pod in run.of(Role.WORKER) if pod.node and not pod.deleting]
-    d.active(len(workers) >= d.spec.distribution.workers and not run.suspended)
+    d.active((running or len(workers) >= d.spec.distribution.workers) and not run.suspended)
     began = was_running or bool(attempt and attempt.restarts)
     evicted = (run.suspended and began) or bool(run.workload and run.workload.evicted)
     if run.workload:
@@ -249,7 +254,7 @@ def _watch(d: Draft, run: RayRun) -> None:
         )
         d.wait(Phase.QUEUED, ConditionReason.STARTING, message)
         look_for_events(d, run.created)
-    elif not wait_for(d, Phase.QUEUED, stuck.reason, stuck.message, stuck.since):
+    elif not d.wait_for(Phase.QUEUED, stuck.reason, stuck.message):
         _attempt_failed(d, Failure(FailureReason(stuck.reason), stuck.message), None)
         if d.status.phase is not Phase.FAILED:
             d.delete(run)
@@ -257,9 +262,8 @@ def _watch(d: Draft, run: RayRun) -> None:
 
 def is_running(run: RayRun) -> bool:
     """Whether steps can be made: Ray runs the driver, and its head is there."""
-    heads = run.of(Role.HEAD)
-    lost = bool(heads) and all(pod.deleting or pod.phase == "Failed" for pod in heads)
-    return run.job_status == "RUNNING" and not run.suspended and not lost
+    there = any(pod.phase == "Running" and not pod.deleting for pod in run.of(Role.HEAD))
+    return run.job_status == "RUNNING" and not run.suspended and there
 
 
 def _in_queue(d: Draft, run: RayRun, *, evicted: bool) -> None:

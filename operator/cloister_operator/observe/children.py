@@ -13,7 +13,7 @@ from cloister_operator.observe.pods import notices, pod_facts, workload_facts
 from cloister_operator.observe.reading import Object, controlled_by, moment, quoted, text
 
 REPLICA_FAILURE = "ReplicaFailure"
-MANAGED_HERE = "ray.io/kuberay-operator"
+MANAGED_HERE = frozenset({"", "ray.io/kuberay-operator", "kubernetes.io/job-controller"})
 _RAY_ROLES = {"head": Role.HEAD, "worker": Role.WORKER}
 
 
@@ -52,6 +52,7 @@ def step_job(objects: Objects, job: Object, step: Step) -> StepJob:
         deleting=reading.deleting(job),
         ordinal=int(ordinal) if ordinal.isascii() and ordinal.isdecimal() and len(ordinal) < 4 else 0,
         suspended=reading.flag(job, "spec", "suspend"),
+        managed_elsewhere=_managed_elsewhere(job),
         complete=reading.holds(job, "Complete"),
         failed=text(reading.condition(job, "Failed"), "reason") or "Failed" if reading.holds(job, "Failed") else "",
         ended=moment(ended, "lastTransitionTime"),
@@ -71,16 +72,16 @@ def ray_run(objects: Objects, ray_job: Object) -> RayRun | None:
     submitters = controlled_by(objects.jobs, uid)
     pods = _by_age(_ray_pods(objects, clusters) + _submitter_pods(objects, submitters))
     log = "\n".join(objects.logs.get(pod.uid, "") for pod in pods if pod.role is Role.SUBMITTER)
-    managed_by = text(ray_job, "spec", "managedBy") or MANAGED_HERE
     owners = [uid, *map(reading.uid, clusters), *map(reading.uid, submitters)]
     return RayRun(
         uid=uid,
         name=reading.name(ray_job),
         attempt=attempt,
+        cluster_uid=reading.uid(max(clusters, key=reading.created)) if clusters else "",
         created=reading.created(ray_job),
         deleting=reading.deleting(ray_job),
         suspended=reading.flag(ray_job, "spec", "suspend"),
-        managed_elsewhere=quoted(ray_job, "spec", "managedBy") if managed_by != MANAGED_HERE else "",
+        managed_elsewhere=_managed_elsewhere(ray_job),
         job_status=text(ray_job, "status", "jobStatus"),
         deployment=text(ray_job, "status", "jobDeploymentStatus"),
         reason=text(ray_job, "status", "reason"),
@@ -103,6 +104,11 @@ def ray_run(objects: Objects, ray_job: Object) -> RayRun | None:
         workload=workload_facts(objects.workloads, uid),
         log=summarise_log(log, job_uid, attempt),
     )
+
+
+def _managed_elsewhere(found: Object) -> str:
+    """Who else than the cluster's own controllers runs a Job or RayJob: MultiKueue, in another cluster."""
+    return "" if text(found, "spec", "managedBy") in MANAGED_HERE else quoted(found, "spec", "managedBy")
 
 
 def _replica_failure(cluster: Object) -> Notice | None:

@@ -40,6 +40,7 @@ class Container:
     """Why it ended: Completed, Error, OOMKilled, ..."""
     message: TerminationMessage | None = None
     """What it left, when that is whole and of the agreed form."""
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class StepJob:
     ordinal: int = 0
     """How many runs of the step failed before this one."""
     suspended: bool = False
+    managed_elsewhere: str = ""
     complete: bool = False
     failed: str = ""
     """Why the Job failed, as the Job controller names it."""
@@ -119,6 +121,8 @@ class RayRun:
     attempt: int
     created: datetime
     deleting: bool = False
+    cluster_uid: str = ""
+    """UID of its newest RayCluster."""
     suspended: bool = False
     managed_elsewhere: str = ""
     job_status: str = ""
@@ -194,6 +198,8 @@ class Observation:
     steps: dict[Step, StepJob] = field(default_factory=dict)
     runs: tuple[RayRun, ...] = ()
     """Newest attempt last."""
+    lingering: tuple[str, ...] = ()
+    """Names of pods that earlier attempts left and that have not ended."""
     strangers: tuple[Stranger, ...] = ()
     rivals: tuple[Rival, ...] = ()
     run_file: bool = False

@@ -12,6 +12,7 @@ from cloister_api.status import FineTuneJobStatus
 from cloister_api.text import printable
 from cloister_operator.names import (
     DENY_POLICY,
+    DENY_SPEC,
     MANAGED_BY_LABEL,
     MANAGER,
     Step,
@@ -47,14 +48,16 @@ def observe(objects: Objects, settings: Settings, now: datetime) -> Observation:
         if reading.name(found) == step_name(name, step)
     }
     runs = [run for found in reading.controlled_by(objects.ray_jobs, uid) if (run := ray_run(objects, found))]
+    status = status_of(job)
     own_policies = [found for found in objects.network_policies if is_own(found, uid)]
     return Observation(
         now=now,
         settings=settings,
         job=job_of(job),
-        status=status_of(job),
+        status=status,
         steps=steps,
         runs=tuple(sorted(runs, key=lambda run: run.attempt)),
+        lingering=_lingering(objects, status),
         strangers=_strangers(objects),
         rivals=_rivals(objects),
         run_file=any(reading.name(found) == run_file_name(name) for found in _own(objects.config_maps, uid)),
@@ -95,10 +98,18 @@ def status_of(job: Object) -> FineTuneJobStatus:
 
 
 def is_own(policy: Object, uid: str) -> bool:
-    """Whether the job with this UID made it; the policy that denies is every job's own."""
+    """Whether the job with this UID made it. The policy that denies is every job's own, and good whoever keeps it."""
     if reading.name(policy) == DENY_POLICY:
-        return reading.labels(policy).get(MANAGED_BY_LABEL) == MANAGER and not reading.deleting(policy)
+        ours = reading.labels(policy).get(MANAGED_BY_LABEL) == MANAGER or part(policy, "spec") == DENY_SPEC
+        return ours and not reading.deleting(policy)
     return text(reading.controller(policy), "uid") == uid
+
+
+def _lingering(objects: Objects, status: FineTuneJobStatus) -> tuple[str, ...]:
+    """Pods of attempts whose RayJobs may be gone already."""
+    clusters = {attempt.cluster_uid for attempt in status.attempts or [] if attempt.cluster_uid}
+    pods = [pod for pod in objects.pods if text(reading.controller(pod), "uid") in clusters]
+    return tuple(sorted(reading.name(pod) for pod in pods if not reading.has_ended(pod)))
 
 
 def _strangers(objects: Objects) -> tuple[Stranger, ...]:

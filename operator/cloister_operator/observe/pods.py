@@ -48,6 +48,7 @@ def _container(status: Object) -> Container:
         exit_code=exit_code,
         ended=text(ended, "reason") if exit_code is not None else "",
         message=parse_termination(text(ended, "message")) if exit_code is not None else None,
+        ended_at=moment(ended, "finishedAt"),
     )
 
 

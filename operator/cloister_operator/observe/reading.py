@@ -85,6 +85,12 @@ def created(value: Object) -> datetime:
     return moment(value, "metadata", "creationTimestamp") or EPOCH
 
 
+def version(value: Object) -> int:
+    """metadata.resourceVersion: a later write of any object has a larger one."""
+    found = text(value, "metadata", "resourceVersion")
+    return int(found) if found.isascii() and found.isdecimal() else 0
+
+
 def deleting(value: Object) -> bool:
     """Whether the object is going away."""
     return "deletionTimestamp" in part(value, "metadata")
@@ -93,6 +99,11 @@ def deleting(value: Object) -> bool:
 def output(job: Object) -> str:
     """Where a FineTuneJob publishes: spec.output.uri without a slash at its end."""
     return text(job, "spec", "output", "uri").rstrip("/")
+
+
+def has_ended(pod: Object) -> bool:
+    """Whether a pod's containers have all ended for good."""
+    return text(pod, "status", "phase") in ("Succeeded", "Failed")
 
 
 def controller(value: Object) -> Object:

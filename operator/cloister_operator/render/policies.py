@@ -7,7 +7,7 @@ from typing import Any
 
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.spec_cluster import Egress
-from cloister_operator.names import DENY_POLICY, JOB_LABEL, MANAGED_BY_LABEL, MANAGER
+from cloister_operator.names import DENY_POLICY, DENY_SPEC, JOB_LABEL, MANAGED_BY_LABEL, MANAGER
 from cloister_operator.observe.facts import Job
 from cloister_operator.render.metadata import Rendered, metadata
 from cloister_operator.settings import Peer, Settings
@@ -22,10 +22,7 @@ def deny_policy(namespace: str) -> Rendered:
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": DENY_POLICY, "namespace": namespace, "labels": {MANAGED_BY_LABEL: MANAGER}},
-        "spec": {
-            "podSelector": {"matchExpressions": [{"key": JOB_LABEL, "operator": "Exists"}]},
-            "policyTypes": ["Ingress", "Egress"],
-        },
+        "spec": DENY_SPEC,
     }
 
 

@@ -15,6 +15,8 @@ from cloister_operator.settings import Settings
 FOLDER = "/etc/cloister"
 RUN_FILE = "run.json"
 CA_FILE = "ca.crt"
+TRAINER = "trainer"
+"""The trainer's name among a run's images."""
 
 
 def run_settings(settings: Settings) -> RunSettings:
@@ -29,7 +31,7 @@ def run_settings(settings: Settings) -> RunSettings:
         control_address=network.control_address,
         canary_address=network.canary_address,
         require_enforced_egress=network.require_enforced_egress,
-        images={"trainer": settings.images.trainer},
+        images={TRAINER: settings.images.trainer},
         storage=StorageDefaults(
             endpoint=storage.endpoint,
             region=storage.region,

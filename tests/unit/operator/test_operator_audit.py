@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from cloister_operator import metrics  # noqa: F401 (registers them)
 from cloister_operator.decide.audit import audit_entries, deletion_entry
 from cloister_operator.names import Step
+from cloister_operator.observe.gpu_time import gpu_seconds
 from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World
 
 
@@ -37,7 +38,7 @@ def test_every_step_of_note_is_one_line_with_who_asked() -> None:
     assert all(line["audit"] == 1 and line["provenance"] == asked for line in told)
     assert (told[-1]["output"], told[-1]["gpuSeconds"]) == (OUTPUT["uri"], 60)
     seen = world.observe()
-    assert deletion_entry(seen.job, seen.status)["what"] == "deleted"
+    assert deletion_entry(seen.job, seen.status, 60)["what"] == "deleted"
 
 
 def test_a_refused_job_and_a_failed_one_are_told_apart() -> None:
@@ -60,7 +61,7 @@ def test_the_operations_page_has_every_field_and_every_metric() -> None:
     world.settle()
     world.succeed(Step.PUBLISH, PUBLISHED)
     told += entries(world)
-    told.append(deletion_entry(world.observe().job, world.status))
+    told.append(deletion_entry(world.observe().job, world.status, 0))
     told += entries(World({"spec.network.egress": "Open"}))
     for field in {field for line in told for field in line}:
         assert f"`{field}`" in page
@@ -70,3 +71,17 @@ def test_the_operations_page_has_every_field_and_every_metric() -> None:
     assert len(own) == len(re.findall(r"^\| `cloister_", page, re.MULTILINE))
     for metric in own:
         assert f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`" in page
+
+
+def test_gpu_time_counts_until_now() -> None:
+    """A job that is deleted after days of training has used them."""
+    world = World({"spec.distribution": {"workers": 4, "gpusPerWorker": 8}})
+    world.prepared()
+    world.running()
+    world.settle()
+    world.pass_time(days=3)
+    assert gpu_seconds(world.job, world.now) == 3 * 86400 * 32
+    world.ray("SUCCEEDED")
+    world.settle()
+    world.pass_time(days=3)
+    assert gpu_seconds(world.job, world.now) == world.status.gpu_seconds == 3 * 86400 * 32

@@ -35,7 +35,8 @@ def test_a_list_takes_away_what_is_gone_and_keeps_what_is_newer() -> None:
     store = Store()
     for uid, version in (("gone", 5), ("stays", 6), ("made after the list", 12)):
         store.put("Pod", seen(uid, version))
-    assert store.replace("Pod", [seen("stays", 6), seen("new", 9)], version=10) == {A}
+    news, lost = store.replace("Pod", [seen("stays", 6), seen("new", 9)], version=10)
+    assert [[found["metadata"]["uid"] for found in each] for each in (news, lost)] == [["new"], ["gone"]]
     assert uids(store) == ["made after the list", "new", "stays"]
 
 
@@ -191,7 +192,9 @@ def test_the_namespace_s_policy_is_made_anew_for_the_next_job() -> None:
     asyncio.run(reconciler(("legal", "contracts")))
     store.drop("FineTuneJob", world.job)
     asyncio.run(reconciler(("legal", "contracts")))
+    asyncio.run(reconciler(("legal", "")))
     world.collect()
+    world.bump(world.job)
     assert ("NetworkPolicy", DENY_POLICY) not in world.objects
     store.put("FineTuneJob", world.job)
     asyncio.run(reconciler(("legal", "contracts")))

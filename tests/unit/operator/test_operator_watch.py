@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from cloister_operator.gather import EVENTS_PAUSE, Gatherer
+from cloister_operator.gather import Gatherer
 from cloister_operator.handlers import GATHER_SECONDS, Operator
 from cloister_operator.names import DENY_POLICY, MANAGED_BY_LABEL, MANAGER, Step
+from cloister_operator.recent import EVENTS_SECONDS
 from cloister_operator.reconcile import FOLLOW_UP_SECONDS, Reconciler, StaleError
 from cloister_operator.settings_file import Configuration
 from cloister_operator.store import Store
@@ -104,17 +105,19 @@ def test_events_are_asked_for_seldom_and_not_about_what_was_just_made() -> None:
     cluster.list = note  # type: ignore[method-assign]
     job = world.step_job(Step.PREPARE)
     store.put("Job", job)
-    gatherer = Gatherer(cluster, store)
+    passed = 0.0
+    gatherer = Gatherer(cluster, store, lambda: passed)
 
-    def look(after: timedelta) -> int:
-        asyncio.run(gatherer.gather(KEY, world.job, [], world.now + after))
+    def look(seconds: float) -> int:
+        nonlocal passed
+        passed = seconds
+        asyncio.run(gatherer.gather(KEY, world.job, [], world.now + timedelta(seconds=seconds)))
         return len(asked)
 
-    second = timedelta(seconds=1)
-    assert look(second) == 0
-    assert look(EVENTS_PAUSE) == 1
-    assert look(EVENTS_PAUSE + second) == 1
-    assert look(2 * EVENTS_PAUSE) == 2
+    assert look(0) == 0
+    assert look(EVENTS_SECONDS) == 1
+    assert look(EVENTS_SECONDS + 1) == 1
+    assert look(2 * EVENTS_SECONDS) == 2
 
 
 def test_jobs_are_found_by_namespace_and_by_output() -> None:
