@@ -24,7 +24,7 @@ PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "runc": "runc"}
 """Program and the Debian package that has it."""
 RUN_ROOT = "/run/cloister-images"
 LARGE = "trainer"
-"""The image whose layers of older requirements would fill a disk: 6 GB each."""
+"""The image whose older layers would fill a disk: 6 GB for each change of its packages."""
 
 
 class Buildah:
@@ -73,15 +73,16 @@ class Buildah:
             return captured(["runc", "--root", f"{RUN_ROOT}/runc", "run", "--bundle", bundle, name], stdin)
 
     def _forget_older_layers(self, image: Image) -> None:
-        """Remove what was built from other requirements than the present ones, before more is built."""
+        """Remove what was built from another Dockerfile or other requirements, before more is built."""
         if image.name != LARGE:
             return
-        locks = hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in image.copied() if file.endswith(".txt")))
-        built_from = self.folder / f"{image.name}.locks"
-        if built_from.exists() and built_from.read_text() != locks.hexdigest():
+        recipe = [image.dockerfile, *(ROOT / file for file in image.copied() if file.endswith(".txt"))]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in recipe)).hexdigest()
+        built_from = self.folder / f"{image.name}.recipe"
+        if built_from.exists() and built_from.read_text() != digest:
             captured(self._command("rmi", image.tag))
             captured(self._command("rmi", "--prune"))
-        built_from.write_text(locks.hexdigest())
+        built_from.write_text(digest)
 
     def _make_stand_in(self) -> None:
         if self._image_id(STAND_IN):
