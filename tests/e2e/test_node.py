@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cluster.control_plane.access import wait_until
 from cluster.control_plane.api import ApiError
 from cluster.control_plane.kueue import create_queue
-from e2e.cluster.images import TOOLS
+from e2e.cluster.images import TOOLS, fill_with_tools, pack
 from e2e.cluster.node import Node
 from e2e.cluster.services import RESTRICTED
 from e2e.cluster.site import ADDRESS, NODE
@@ -61,7 +63,9 @@ def test_logs_tell_what_a_pod_said_and_how_it_ended(node: Node, namespace: str) 
 
 def test_a_pod_above_its_memory_limit_is_oom_killed(node: Node, namespace: str) -> None:
     limits = {"resources": {"limits": {"memory": "64Mi"}, "requests": {"memory": "64Mi", "cpu": "10m"}}}
-    create_pod(node, namespace, "greedy", ("sh", "-c", "exec tail -c 1G /dev/zero"), container=limits)
+    create_pod(
+        node, namespace, "greedy", ("dd", "if=/dev/zero", "of=/dev/null", "bs=512M", "count=1"), container=limits
+    )
     ended = wait_for_phase(node, namespace, "greedy", "Failed")
     terminated = ended["status"]["containerStatuses"][0]["state"]["terminated"]
     assert [terminated["reason"], terminated["exitCode"]] == ["OOMKilled", 137]
@@ -87,6 +91,19 @@ def test_a_claim_gets_a_volume_that_outlives_its_pod_and_goes_with_the_claim(nod
     node.api.delete(f"{claims}/data")
     wait_until(lambda: not node.api.exists(f"/api/v1/persistentvolumes/{volume}"), "the volume to go")
     wait_until(lambda: not (node.site.volumes / volume).exists(), "the volume's folder to go")
+
+
+def test_an_image_from_an_archive_runs(node: Node, namespace: str, tmp_path: Path) -> None:
+    name, root = f"localhost/cloister/{namespace}:1", tmp_path / "root"
+    root.mkdir()
+    fill_with_tools(root)
+    (root / "word").write_text("packed\n")
+    pack(root, name, tmp_path / "image.tar", {"Env": ["PATH=/bin"]})
+    for _ in range(2):
+        node.import_image(tmp_path / "image.tar")
+    create_pod(node, namespace, "imported", ("cat", "/word"), container={"image": name})
+    wait_for_phase(node, namespace, "imported", "Succeeded")
+    assert node.kubectl("logs", "imported", namespace=namespace) == "packed\n"
 
 
 def test_a_pod_outlives_a_restart_of_kubelet(node: Node, namespace: str) -> None:

@@ -75,7 +75,7 @@ def import_own(site: Site) -> None:
     """The images that the cluster itself needs, packed from programs of this machine."""
     kuberay, coredns = program("kuberay-operator"), program("coredns")
     _import_packed(site, PAUSE, "", _fill_pause, {"Entrypoint": ["/pause"]})
-    _import_packed(site, TOOLS, _digest(BUSYBOX), _fill_tools, {"Env": ["PATH=/bin"]})
+    _import_packed(site, TOOLS, _digest(BUSYBOX), fill_with_tools, {"Env": ["PATH=/bin"]})
     for name, path in ((kuberay_image(), kuberay), (coredns_image(), coredns)):
         _import_packed(site, name, str(path), lambda folder, path=path: fill_with_program(folder, path),
                        {"Entrypoint": [f"/{path.name}"]})  # fmt: skip
@@ -128,7 +128,8 @@ def _fill_pause(folder: Path) -> None:
     run("gcc", "-static", "-Os", "-o", folder / "pause", source)
 
 
-def _fill_tools(folder: Path) -> None:
+def fill_with_tools(folder: Path) -> None:
+    """Put busybox under all its names into the folder, and what it needs."""
     (folder / "bin").mkdir()
     shutil.copy(BUSYBOX, folder / "bin" / "busybox")
     copy_libraries(folder, BUSYBOX)

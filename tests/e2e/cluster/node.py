@@ -111,6 +111,7 @@ class Node(ControlPlane):
         clean_up(self.site)
         for name in OBJECTS if self._fresh else ("logs",):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._fresh = False  # a further start goes on with what this one makes
         self._authority = Authority.kept(self.folder, "ca", "cloister-test-ca")
         (self.folder / "run").mkdir(exist_ok=True)
         sysctls.remember(self.folder / "sysctls.json")
