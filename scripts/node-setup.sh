@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the single node of the end-to-end tests needs and this machine lacks: a container runtime, CNI plugins,
-# iptables, conntrack, socat, busybox, a C compiler. Debian and Ubuntu; nothing happens when all is there.
+# iptables, busybox, a C compiler. Debian and Ubuntu; nothing happens when all is there.
 set -euo pipefail
 
 declare -A package_of=(
-  [containerd]=containerd [ctr]=containerd [runc]=runc [iptables]=iptables [conntrack]=conntrack [socat]=socat
-  [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc
+  [containerd]=containerd [ctr]=containerd [runc]=runc [iptables]=iptables [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc
 )
 missing=()
 for command in "${!package_of[@]}"; do

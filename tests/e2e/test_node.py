@@ -137,7 +137,17 @@ def test_kueue_admits_a_job_that_then_runs(node: Node, namespace: str) -> None:
     assert "Admitted" in admitted
 
 
-def test_kuberay_runs_in_a_restricted_namespace(node: Node) -> None:
+def test_kuberay_works_from_a_restricted_namespace(node: Node, namespace: str) -> None:
     level = node.api.get("/api/v1/namespaces/kuberay-system")["metadata"]["labels"]
     assert level["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert "1/1" in node.kubectl("get", "deployment", "kuberay-operator", namespace="kuberay-system")
+    container = {"name": "head", "image": TOOLS, "imagePullPolicy": "Never", "securityContext": RESTRICTED}
+    group = {"rayStartParams": {}, "template": {"spec": {"containers": [container]}}}
+    cluster = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "small"},
+        "spec": {"rayVersion": "2.60.0", "headGroupSpec": group},
+    }
+    node.api.create(f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters", cluster)
+    heads = f"/api/v1/namespaces/{namespace}/pods?labelSelector=ray.io/node-type=head"
+    wait_until(lambda: node.api.get(heads)["items"], "KubeRay to make a head pod")

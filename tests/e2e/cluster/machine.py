@@ -12,8 +12,9 @@ from cluster.control_plane.binaries import NODE_PROGRAMS, PROGRAMS, MissingProgr
 from e2e.cluster.site import LONGEST_SOCKET, Site
 
 LOCK = Path("/run/cloister-node.lock")
-COMMANDS = ("containerd", "ctr", "runc", "iptables", "iptables-save", "iptables-restore", "conntrack", "ip", "nsenter",
-            "unshare", "gcc")  # fmt: skip
+COMMANDS = (
+    "containerd", "ctr", "runc", "iptables", "iptables-save", "iptables-restore", "ip", "nsenter", "unshare", "gcc",
+)  # fmt: skip
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 CNI_PLUGINS = ("ptp", "host-local", "portmap", "loopback")
 BUSYBOX = Path("/bin/busybox")
