@@ -149,13 +149,13 @@ def between_attempts(d: Draft) -> None:
         suspend(d)
     elif d.status.attempts and _back_off(d, ""):
         return
-    elif d.o.lingering:
-        names = ", ".join(d.o.lingering)
-        message = f"Pods of an earlier attempt end before the next one starts: {names}."
-        d.wait(Phase.QUEUED, ConditionReason.STARTING, message)
     elif d.o.runs:
         names = ", ".join(run.name for run in d.o.runs)
         d.wait(Phase.QUEUED, ConditionReason.STARTING, f"The pods of {names} end before the next attempt starts.")
+    elif d.o.lingering:
+        names = ", ".join(d.o.lingering)
+        message = f"Pods {names} end before the next attempt starts."
+        d.wait(Phase.QUEUED, ConditionReason.STARTING, message)
     else:
         _begin(d)
 

@@ -75,7 +75,7 @@ def test_the_next_attempt_waits_for_pods_that_a_deleted_run_left() -> None:
         world.step()
         world.pass_time(minutes=1)
     assert not world.find("RayJob")
-    assert "end before the next one starts" in (world.status.message or "")
+    assert "end before the next attempt starts" in (world.status.message or "")
     for pod in world.find("Pod"):
         if pod["metadata"]["ownerReferences"][0]["uid"] == cluster["metadata"]["uid"]:
             del world.objects["Pod", pod["metadata"]["name"]]
