@@ -25,7 +25,7 @@ def test_a_job_can_be_born_suspended(scene: Scene) -> None:
     scene.apply({"spec.suspend": True})
     status = scene.wait_for("Suspended", "Suspended", "Set spec.suspend to false to go on.")
     assert (scene.names("jobs"), status.get("attempt")) == ([], None)
-    assert DENY_POLICY in scene.names("networkpolicies"), "what guards the pods is there before them"
+    wait_until(lambda: DENY_POLICY in scene.names("networkpolicies"), "what guards the pods, before there are any")
     scene.edit(suspend=False)
     scene.running("prepare")
     assert scene.conditions()["Suspended"] == ("False", "Resumed")
@@ -85,6 +85,24 @@ def test_a_deleted_job_leaves_nothing_and_is_guarded_to_the_last_pod(scene: Scen
         assert scene.names("pods")
         assert DENY_POLICY in scene.names("networkpolicies")
     scene.wait_until_gone()
+
+
+def test_policies_that_somebody_deletes_or_changes_are_made_right(scene: Scene) -> None:
+    scene.training()
+    wanted = {each["metadata"]["name"]: each["spec"] for each in scene.items("networkpolicies")}
+    assert set(wanted) == {DENY_POLICY, scene.name}
+    path = f"/apis/networking.k8s.io/v1/namespaces/{scene.namespace}/networkpolicies"
+
+    def are_right() -> bool:
+        return {each["metadata"]["name"]: each["spec"] for each in scene.items("networkpolicies")} == wanted
+
+    for name in wanted:
+        scene.plane.api.delete(f"{path}/{name}")
+    wait_until(are_right, "new policies")
+    changed = scene.plane.api.patch(f"{path}/{scene.name}", {"spec": {"egress": [{}]}})
+    assert changed["spec"] != wanted[scene.name]
+    wait_until(are_right, "the policy as it was")
+    assert scene.status["phase"] == "Training"
 
 
 def test_a_new_job_of_a_deleted_one_s_name_starts_from_the_beginning(scene: Scene) -> None:

@@ -1,120 +1,151 @@
-"""The operator on a real API server with the real KubeRay: a job's way from apply to a published adapter."""
+"""A job's way from apply to a published adapter, and what Events, metrics, logs and probes tell of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
-from cloister_api.events import Progress, format_event
+from cloister_api.events import CheckpointSaved, EvaluationDone, Progress
 from cluster.control_plane.access import wait_until
-from cluster.control_plane.plane import ControlPlane
-from cluster.edges.dashboard import RayDashboard
-from cluster.edges.kubelet import Kubelet
-from cluster.edges.pod_status import Ended, Running
-from cluster.operator_process import operator
-from support.api_jobs import job_with
-from support.child_process import Program
-from support.operator_world import OUTPUT, PREPARED, PUBLISHED
+from cluster.control_plane.api import Object
+from cluster.operator_jobs import Scene
+from cluster.operator_process import OperatorProcess
+from support.operator_world import OUTPUT, PLAN
 
-pytestmark = pytest.mark.usefixtures("kuberay", "gpu_nodes")
+pytest_plugins = ["cluster.operator_fixtures"]
+
+PROGRESS = Progress(step=3, total_steps=9, epoch=0.3, loss=1.5, learning_rate=1e-4, tokens_per_second=9, eta_seconds=60)
+PROVENANCE = {"requestedBy": "Ada", "ticket": "LEGAL-7"}
+STORY = ["Preparing", "Starting", "Training", "Publishing", "Complete"]
+COUNTED_S = 40
+"""The operator counts jobs for its metrics every few seconds."""
+STOPS_S = 5
+
+
+@dataclass(frozen=True)
+class Told:
+    """A finished job, and what was to be seen on its way."""
+
+    scene: Scene
+    training: Object
+    progress_at: float | None
+    """The metric of the last progress, while the job trained."""
 
 
 @pytest.fixture(scope="module")
-def cloister(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The operator, running."""
-    namespace = control_plane.create_namespace()
-    program = operator(control_plane, namespace, tmp_path_factory.mktemp("operator"))
-    program.start()
-    yield program
-    program.stop()
-    control_plane.delete_namespace(namespace)
+def told(new_scene: Callable[[], Scene]) -> Told:
+    """The way itself: a step at a time, each phase seen before the next begins."""
+    scene = new_scene()
+    scene.preparing({"spec.provenance": PROVENANCE})
+    scene.prepare_succeeds()
+    scene.wait_for("Queued", "Starting")
+    scene.ray_says("RUNNING")
+    scene.wait_for("Training")
+    uri = f"s3://cloister-runs/{scene.namespace}/u/checkpoints/step-000003"
+    for event in (PROGRESS, CheckpointSaved(step=3, uri=uri), EvaluationDone(step=3, loss=1.2, base_loss=1.6)):
+        scene.driver_says(event)
+    training = scene.wait_until(lambda status: status.get("progress", {}).get("step") == 3, "progress")
+    labels = {"namespace": scene.namespace, "name": scene.name}
+
+    def progress_at() -> float | None:
+        return scene.operator.sample("cloister_job_last_progress_timestamp_seconds", **labels)
+
+    found: float | None = wait_until(progress_at, "the metric of the progress", COUNTED_S)
+    scene.ray_ends("SUCCEEDED")
+    scene.running("publish")
+    scene.wait_for("Publishing")
+    scene.publish_succeeds()
+    scene.wait_for("Complete")
+    return Told(scene, training, found)
 
 
-def jobs_path(namespace: str, name: str = "") -> str:
-    return f"/apis/cloister.dev/v1alpha1/namespaces/{namespace}/finetunejobs" + (f"/{name}" if name else "")
+def test_the_status_of_a_published_job_says_what_was_done(told: Told) -> None:
+    status, seen = told.scene.status, told.training
+    assert (seen["progress"]["summary"], seen["progress"]["totalSteps"], seen["checkpoint"]["step"]) == ("33%", 9, 3)
+    assert (status["output"], status["plan"]["totalSteps"]) == (OUTPUT, PLAN["totalSteps"])
+    assert status["evaluation"]["loss"] == 0.5
+    (attempt,) = status["attempts"]
+    assert (attempt["number"], attempt["reason"], attempt["restarts"]) == (1, "Complete", 0)
+    assert attempt["gpuSeconds"] == status["gpuSeconds"] > 0
+    assert status["startTime"] <= attempt["start"] <= attempt["end"] <= status["completionTime"]
+    true = {kind for kind, (value, _) in told.scene.conditions().items() if value == "True"}
+    assert true == {"Accepted", "Prepared", "EgressRestricted", "Published", "Complete"}
 
 
-def apply(plane: ControlPlane, namespace: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    job = job_with(
-        {"metadata.namespace": namespace, "spec.output.uri": f"s3://adapters/{namespace}", **(changes or {})}
-    )
-    made: dict[str, Any] = plane.api.create(jobs_path(namespace), job)
-    return made
+def test_events_tell_the_story_in_order(told: Told) -> None:
+    scene = told.scene
+    events = json.loads(scene.plane.kubectl("get", "events", "--output=json", namespace=scene.namespace))["items"]
+    own = [each for each in events if each["involvedObject"]["uid"] == scene.job["metadata"]["uid"]]
+    own.sort(key=lambda each: int(each["metadata"]["resourceVersion"]))
+    assert [each["reason"] for each in own] == STORY
+    assert {(each["type"], each["source"]["component"]) for each in own} == {("Normal", "cloister-operator")}
+    assert all(each["message"] for each in own)
+    printed = scene.plane.kubectl("describe", "finetunejob", scene.name, namespace=scene.namespace)
+    assert all(reason in printed.partition("Events:")[2] for reason in STORY)
 
 
-def wait_for(plane: ControlPlane, namespace: str, phase: str, program: Program) -> dict[str, Any]:
-    def status() -> dict[str, Any] | None:
-        assert program.running, program.log_end()
-        found: dict[str, Any] = plane.api.get(jobs_path(namespace, "contracts")).get("status", {})
-        return found if found.get("phase") == phase else None
-
-    try:
-        found: dict[str, Any] = wait_until(status, f"phase {phase}", timeout_s=60)
-    except TimeoutError as error:
-        raise AssertionError(f"{error}\n{program.log_end(6000)}") from None
-    return found
-
-
-def succeeded(result: dict[str, Any]) -> Ended:
-    return Ended(0, json.dumps({"version": 1, "outcome": "Succeeded", "result": result}))
-
-
-def test_a_job_goes_from_apply_to_a_published_adapter(
-    control_plane: ControlPlane, cloister: Program, kubelet: Kubelet, dashboard: RayDashboard, namespace: str
-) -> None:
-    job = apply(control_plane, namespace)
-    wait_for(control_plane, namespace, "Preparing", cloister)
-    kubelet.order(succeeded(PREPARED), namespace, role="prepare")
-    wait_for(control_plane, namespace, "Queued", cloister)
-
-    dashboard.tell(namespace, "contracts-1", "RUNNING")
-    wait_for(control_plane, namespace, "Training", cloister)
-    made = Progress(step=3, total_steps=9, epoch=0.3, loss=1.5, learning_rate=1e-4, tokens_per_second=9, eta_seconds=60)
-    line = format_event(job["metadata"]["uid"], 1, datetime.now(UTC), made)
-    pods = control_plane.api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
-    (submitter,) = [
-        pod["metadata"]["name"] for pod in pods if pod["metadata"]["labels"].get("cloister.dev/role") == "submitter"
-    ]
-    kubelet.say(namespace, submitter, line + "\n")
-    wait_until(
-        lambda: control_plane.api.get(jobs_path(namespace, "contracts"))["status"].get("progress", {}).get("step") == 3,
-        "the progress",
-    )
-
-    kubelet.order(Ended(0), namespace, role="submitter")
-    dashboard.tell(namespace, "contracts-1", "SUCCEEDED")
-    wait_for(control_plane, namespace, "Publishing", cloister)
-    kubelet.order(succeeded(PUBLISHED), namespace, role="publish")
-    status = wait_for(control_plane, namespace, "Complete", cloister)
-    assert status["output"] == OUTPUT
-    assert [one["reason"] for one in status["attempts"]] == ["Complete"]
-    kubelet.order(Running(), namespace)
+def test_metrics_count_what_was_done(told: Told) -> None:
+    scene, operator = told.scene, told.scene.operator
+    own = {"namespace": scene.namespace}
+    wait_until(lambda: operator.sample("cloister_jobs", **own, phase="Complete") == 1, "the finished job", COUNTED_S)
+    assert [labels for labels, _ in operator.samples("cloister_jobs") if labels["namespace"] == scene.namespace] == [
+        own | {"phase": "Complete"}
+    ], "a job has one phase"
+    assert operator.sample("cloister_attempts", **own) == 1
+    assert operator.sample("cloister_gpu_seconds", **own) == scene.status["gpuSeconds"]
+    assert told.progress_at is not None and abs(time.time() - told.progress_at) < 300
+    last = "cloister_job_last_progress_timestamp_seconds"
+    assert operator.sample(last, **own, name=scene.name) is None, "only a job that trains makes progress"
+    wait_until(lambda: operator.sample("cloister_queue_depth") == 0, "an empty queue")
+    passes, seconds = (operator.sample(f"cloister_reconcile_seconds_{part}") or 0 for part in ("count", "sum"))
+    assert passes >= len(STORY) and 0 < seconds < 60
+    assert "# TYPE cloister_reconcile_errors_total counter" in operator.get("metrics", "/metrics")
+    calls = {(each["verb"], each["kind"]): value for each, value in operator.samples("cloister_api_calls_total")}
+    assert calls["post", "Job"] >= 2 and calls["post", "RayJob"] >= 1 and calls["post", "Event"] >= len(STORY)
+    assert calls["patch", "FineTuneJob"] >= len(STORY) and calls["post", "NetworkPolicy"] >= 2
 
 
-def test_a_killed_operator_goes_on(
-    control_plane: ControlPlane, cloister: Program, kubelet: Kubelet, namespace: str
-) -> None:
-    cloister.kill()
-    apply(control_plane, namespace)
+def test_it_is_healthy_and_ready(told: Told) -> None:
+    assert told.scene.operator.get("health", "/healthz") == told.scene.operator.get("health", "/readyz") == "ok\n"
+
+
+def test_every_line_of_the_log_is_an_object_and_lines_about_the_job_have_its_key(told: Told) -> None:
+    scene = told.scene
+    lines = scene.operator.log_lines()
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    about = [line for line in lines if f"{scene.namespace}/{scene.name}" in line["message"]]
+    assert about
+    assert {(line.get("namespace"), line.get("name")) for line in about} == {(scene.namespace, scene.name)}
+
+
+def test_the_audit_has_one_line_for_each_thing_that_happened(told: Told) -> None:
+    uid = told.scene.job["metadata"]["uid"]
+    lines = [line for line in told.scene.operator.log_lines() if line.get("audit") == 1 and line["uid"] == uid]
+    assert [line["what"] for line in lines] == ["accepted", "attempt", "completed"]
+    assert all(line["provenance"] == PROVENANCE for line in lines)
+    assert lines[1]["attempt"] == 1
+    assert (lines[2]["output"], lines[2]["manifestDigest"]) == (OUTPUT["uri"], OUTPUT["manifestDigest"])
+    assert lines[2]["gpuSeconds"] == told.scene.status["gpuSeconds"]
+
+
+def test_a_job_that_is_not_allowed_gets_no_object_and_one_audit_line(scene: Scene) -> None:
+    scene.apply({"spec.network": {"egress": "Open"}})
+    scene.wait_for("Failed", "PolicyDenied")
+    assert scene.names("jobs") == scene.names("networkpolicies") == []
+    uid = scene.job["metadata"]["uid"]
+    lines = [line for line in scene.operator.log_lines() if line.get("audit") == 1 and line["uid"] == uid]
+    assert [(line["what"], line["reason"]) for line in lines] == [("refused", "PolicyDenied")]
+
+
+def test_asked_to_end_it_ends_at_once_and_without_complaint(told: Told, cloister: OperatorProcess) -> None:
+    """The last test of this module: the next one would start it again."""
     cloister.start()
-    wait_for(control_plane, namespace, "Preparing", cloister)
-    cloister.kill()
-    kubelet.order(Ended(10, json.dumps({"version": 1, "outcome": "Refused", "reason": "ModelNotFound",
-                                        "message": "There is none."})), namespace, role="prepare")  # fmt: skip
-    cloister.start()
-    status = wait_for(control_plane, namespace, "Failed", cloister)
-    assert status["reason"] == "ModelNotFound"
-    control_plane.api.delete(jobs_path(namespace, "contracts"), propagationPolicy="Background")
-    policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
-    wait_until(lambda: not control_plane.api.get(policies)["items"], "the policies to go with the last pod")
-
-
-def test_a_job_that_is_not_allowed_is_refused(control_plane: ControlPlane, cloister: Program, namespace: str) -> None:
-    apply(control_plane, namespace, {"spec.network": {"egress": "Open"}})
-    status = wait_for(control_plane, namespace, "Failed", cloister)
-    assert status["reason"] == "PolicyDenied"
-    assert not control_plane.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs")["items"]
+    wait_until(lambda: cloister.get("health", "/readyz") == "ok\n", "a ready operator")
+    before = len(cloister.log_lines())
+    assert cloister.end_gracefully(STOPS_S) == 0
+    rest = cloister.log_lines()[before:]
+    assert not [line for line in rest if "trace" in line or line["level"] in ("error", "critical")]

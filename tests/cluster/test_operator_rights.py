@@ -33,6 +33,7 @@ FORBIDDEN = [
     ("create", "", "serviceaccounts", "token"),
     ("delete", "", "configmaps", ""),
     ("update", "", "configmaps", ""),
+    ("patch", "", "configmaps", ""),
     ("get", "", "nodes", ""),
     ("patch", "", "namespaces", ""),
     ("impersonate", "", "users", ""),

@@ -24,11 +24,7 @@ pytestmark = [pytest.mark.usefixtures("large_node"), pytest.mark.timeout(900)]
 
 ALWAYS_WRITTEN = {
     ("patch", "finetunejobs", "status"),
-    ("apply", "networkpolicies", ""),
-    ("apply", "configmaps", ""),
-    ("create", "jobs", ""),
-    ("create", "rayjobs", ""),
-    ("create", "events", ""),
+    *(("create", kind, "") for kind in ("networkpolicies", "configmaps", "jobs", "rayjobs", "events")),
 }
 KILLS = 12
 """Of all writes so many, in the tests that run every day."""

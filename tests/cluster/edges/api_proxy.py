@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class ApiProxy:
     def __init__(self, plane: ControlPlane) -> None:
         self.rule: Rule | None = None
         self.calls: list[Call] = []
+        self.done: Counter[str] = Counter()
+        """How many calls were refused and lost, watches expired, and their events kept back."""
         self._plane = plane
         self._lock = threading.Lock()
         self._watches: set[_Watch] = set()
@@ -240,6 +243,7 @@ def _handler(proxy: ApiProxy) -> type[BaseHTTPRequestHandler]:
             if isinstance(fault, Precede):
                 fault.first()
             if isinstance(fault, Refuse):
+                proxy.done["refused"] += 1
                 if fault.then:
                     fault.then()
                 return self._refuse(fault)
@@ -249,6 +253,7 @@ def _handler(proxy: ApiProxy) -> type[BaseHTTPRequestHandler]:
                 return self._hang_up()
             if isinstance(fault, Lose):
                 answer.read()
+                proxy.done["lost"] += 1
                 if fault.then:
                     fault.then()
                 return self._hang_up()
@@ -276,9 +281,12 @@ def _handler(proxy: ApiProxy) -> type[BaseHTTPRequestHandler]:
             watch = proxy.watch(answer, self.connection_to_server)
             try:
                 for line in watch.lines():
-                    if not proxy.silent and not watch.expired:
+                    if proxy.silent or watch.expired:
+                        proxy.done["kept back"] += 1
+                    else:
                         self._chunk(line)
                 if watch.expired:
+                    proxy.done["expired"] += 1
                     gone = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", **EXPIRED}
                     self._chunk(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
                 self._chunk(b"")
