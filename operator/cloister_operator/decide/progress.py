@@ -18,6 +18,7 @@ NOTED = frozenset({FailureReason.OUT_OF_MEMORY, FailureReason.LOCAL_DISK_FULL, F
 """Terminations that are noted when seen: KubeRay deletes the pod within a second."""
 
 
+LOSS_DIGITS = 4
 OVERCOME = timedelta(minutes=5)
 """A step so long after a container's end, seen a little late itself, was made without it."""
 
@@ -84,7 +85,7 @@ def _note_progress(d: Draft, run: RayRun) -> None:
     made, measured, known = run.log.progress, run.log.evaluation, d.status.progress
     if made is None:
         return
-    validation_loss = measured.loss if measured else known.validation_loss if known else None
+    validation_loss = round(measured.loss, LOSS_DIGITS) if measured else known.validation_loss if known else None
     if known and (known.step, known.validation_loss) == (made.step, validation_loss):
         return
     if known is None or made.step > known.step:
@@ -97,8 +98,8 @@ def _note_progress(d: Draft, run: RayRun) -> None:
             percent=percent,
             summary=f"{percent}%",
             epoch=made.epoch,
-            loss=round(made.loss, 4),
-            validation_loss=None if validation_loss is None else round(validation_loss, 4),
+            loss=round(made.loss, LOSS_DIGITS),
+            validation_loss=validation_loss,
             learning_rate=made.learning_rate,
             tokens_per_second=made.tokens_per_second,
             eta=format_duration(made.eta_seconds),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloister_api.events import Progress
+from cloister_api.events import EvaluationDone, Progress
 from cloister_operator.cluster import ClusterError, Listing
 from cloister_operator.handlers import IDLE_SECONDS, Operator, Patient
 from cloister_operator.names import DENY_POLICY, MANAGED_BY_LABEL, MANAGER, Step
@@ -219,6 +219,19 @@ def test_what_a_worker_died_of_hours_ago_is_not_why_the_run_failed() -> None:
     world.ray("FAILED", "Failed", reason="AppFailed", message="Job entrypoint command failed with exit code 1")
     world.settle()
     assert [attempt.reason for attempt in world.status.attempts or []] == ["Internal"]
+
+
+def test_a_measured_loss_with_many_digits_is_told_once() -> None:
+    world = World()
+    world.prepared()
+    world.running()
+    world.say(STEP)
+    world.say(EvaluationDone(step=9, loss=2.0539832738950463, base_loss=2.5))
+    world.settle()
+    told = world.status.progress
+    world.pass_time(minutes=1)
+    world.settle()
+    assert told and world.status.progress == told, "else a run without a new step would look alive"
 
 
 def test_kopf_is_patient_and_lets_go_of_objects_soon() -> None:
