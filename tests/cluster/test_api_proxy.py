@@ -14,7 +14,8 @@ import urllib3
 from cluster.control_plane.access import wait_until, write_kubeconfig
 from cluster.control_plane.api import Api, ApiError
 from cluster.control_plane.plane import ControlPlane
-from cluster.edges.api_proxy import ApiProxy, Call, Fault, Lose, Precede, Refuse
+from cluster.edges.api_calls import Call, Fault, Lose, Precede, Refuse
+from cluster.edges.api_proxy import ApiProxy
 
 
 @pytest.fixture(scope="module")

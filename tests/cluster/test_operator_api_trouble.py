@@ -14,7 +14,8 @@ import pytest
 
 from cluster.control_plane.access import wait_until
 from cluster.control_plane.api import Object
-from cluster.edges.api_proxy import ApiProxy, Call, Fault, Precede, Refuse
+from cluster.edges.api_calls import Call, Fault, Precede, Refuse
+from cluster.edges.api_proxy import ApiProxy
 from cluster.jobs import jobs_path
 from cluster.operator_jobs import Scene
 from cluster.operator_stories import assert_complete_at_the_first_attempt, goes_by_itself

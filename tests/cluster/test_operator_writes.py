@@ -15,7 +15,8 @@ import pytest
 from cluster.chronicle import Chronicle
 from cluster.control_plane.access import wait_until
 from cluster.control_plane.api import Object
-from cluster.edges.api_proxy import ApiProxy, Call, Fault, Lose, Refuse
+from cluster.edges.api_calls import Call, Fault, Lose, Refuse
+from cluster.edges.api_proxy import ApiProxy
 from cluster.operator_jobs import Scene
 from cluster.operator_stories import assert_complete_at_the_first_attempt, assert_made_once, goes_by_itself
 
