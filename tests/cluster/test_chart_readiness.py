@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +30,14 @@ def deployment_of_kuberay() -> Object:
         "metadata": {"name": "kuberay-operator", "labels": labels},
         "spec": {"selector": {"matchLabels": labels}, "template": template},
     }
+
+
+@pytest.fixture
+def kuberay_deployed(release: Release) -> Iterator[None]:
+    """Its Deployment, as its chart makes it; nothing is pulled or started."""
+    release.plane.api.create(release.path("deployments", group="/apis/apps/v1"), deployment_of_kuberay())
+    yield
+    release.plane.api.delete(release.path("deployments", "kuberay-operator", "/apis/apps/v1"))
 
 
 @pytest.fixture
@@ -80,9 +88,10 @@ def condition(reason: str, status: str) -> Object:
     }
 
 
-def test_a_cluster_where_all_goes_well_but_names(asked: Callable[..., Any], release: Release) -> None:
+def test_a_cluster_where_all_goes_well_but_names(
+    asked: Callable[..., Any], release: Release, kuberay_deployed: None
+) -> None:
     """This machine's resolver knows none of the cluster's names, so that is a no, with its fix."""
-    release.plane.api.create(release.path("deployments", group="/apis/apps/v1"), deployment_of_kuberay())
 
     def play(release: Release) -> None:
         inputs_end(release, Ended(0, PLAYED))
