@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Self
 
 from cluster.control_plane.certificates import Authority
-from cluster.control_plane.install import apply_crd
 from cluster.control_plane.kuberay import NAMESPACE as KUBERAY_NAMESPACE
 from cluster.control_plane.kueue import install_kueue, start_kueue
 from cluster.control_plane.plane import ControlPlane
@@ -74,7 +73,7 @@ class Node(ControlPlane):
             ("containerd and images", self._start_containerd),
             ("NetworkPolicies, volumes", self._start_harness),
             ("kubelet, kube-proxy", self._start_agents),
-            ("Cloister's, KubeRay's, Kueue's definitions", self._install),
+            ("KubeRay's and Kueue's definitions", self._install),
             ("Kueue", lambda: start_kueue(self)),
             ("CoreDNS, KubeRay", self._wait_for_services),
         ]
@@ -151,7 +150,6 @@ class Node(ControlPlane):
     def _install(self) -> None:
         """Pods of the cluster's own services start meanwhile."""
         services.install_dns(self)
-        apply_crd(self)
         services.install_kuberay(self)
         install_kueue(self)
 
