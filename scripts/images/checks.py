@@ -56,7 +56,7 @@ CHECKS = {
         Check("has the command", ("cloister", "--help"), says="verify"),
         Check("imports what it trains with", ("python", "-c", "import deepspeed, peft, ray, torch, transformers")),
         _script("is a healthy Ray head", "ray_head.py", says="success"),
-        _script("trains with two ranks, publishes and verifies", "tiny_run.py"),
+        _script("trains with two ranks, publishes and verifies", "tiny_run.py", says="ZeRO stage 2"),
     ),
     "store": (
         _confined(),
