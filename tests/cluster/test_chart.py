@@ -21,7 +21,7 @@ from cluster.control_plane.access import KubectlError, wait_until
 from cluster.control_plane.plane import ControlPlane
 from cluster.jobs import create_job, jobs_path
 from cluster.operator_jobs import succeeded
-from support.chart import cases, objects, rendered
+from support.chart import HelmError, cases, objects, rendered
 from support.child_process import Program
 from support.operator_world import PREPARED
 from support.seaweedfs import free_ports
@@ -153,9 +153,9 @@ def release_text(release: Release) -> str:
     return "\n".join(texts)
 
 
-def test_a_cluster_without_kuberay_is_refused_with_a_sentence(release: Release) -> None:
-    """Asked of the API server itself: Kueue is what this one does not serve."""
-    with pytest.raises(Exception, match=r"Kueue is not in this cluster: there is no kueue\.x-k8s\.io/v1beta1 Workload"):
+def test_what_the_api_server_does_not_serve_is_asked_for_with_a_sentence(release: Release) -> None:
+    """KubeRay's kinds are served here, Kueue's are not."""
+    with pytest.raises(HelmError, match=r"Kueue is not in this cluster: there is no kueue\.x-k8s\.io/v1beta1 Workload"):
         release.helm("install", *settings("prerequisites.kueue=true"))
 
 
