@@ -14,12 +14,12 @@ from cloister_api.status import (
     ConditionType,
     EvaluationStatus,
     FailureStatus,
-    FineTuneJobStatus,
     OutputStatus,
     Phase,
 )
 from cloister_api.units import parse_duration
-from cloister_operator.decide.actions import Action, Create, Decision, Delete, Event, Mend
+from cloister_operator.decide.actions import Action, Create, Decision, Delete, Mend
+from cloister_operator.decide.events import events_between
 from cloister_operator.decide.evidence import Failure, retryable
 from cloister_operator.decide.messages import seconds_between, timestamp, with_next_step
 from cloister_operator.decide.results import evaluation_of
@@ -286,26 +286,3 @@ class Draft:
         if any(found.type is ConditionType.RECONCILING and found.status == "False" for found in before):
             return False
         return not (self.holds(ConditionType.ACCEPTED) and self.has_begun)
-
-
-def events_between(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
-    """An Event where phase or reason changed."""
-    if (old.phase, old.reason) == (new.phase, new.reason) or new.phase is None:
-        return ()
-    reason = new.reason or new.phase.value
-    warns = reason in FailureReason._value2member_map_
-    return (Event("Warning" if warns else "Normal", reason, (new.message or ADVANCES[new.phase])[:1000]),)
-
-
-ADVANCES: dict[Phase, str] = {
-    Phase.PENDING: "The job is accepted.",
-    Phase.SUSPENDED: "The job is suspended.",
-    Phase.HELD: "The plan is ready.",
-    Phase.PREPARING: "The inputs are being checked and tokenised.",
-    Phase.QUEUED: "The run waits for its place.",
-    Phase.TRAINING: "Steps are being made.",
-    Phase.PUBLISHING: "The adapter is being verified and published.",
-    Phase.COMPLETE: "The adapter is published.",
-    Phase.FAILED: "The job ended without an adapter.",
-}
-"""What an Event says of a phase that needs no explanation."""
