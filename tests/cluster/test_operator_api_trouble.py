@@ -19,7 +19,6 @@ from cluster.edges.api_proxy import ApiProxy
 from cluster.jobs import jobs_path
 from cluster.operator_jobs import Scene
 from cluster.operator_stories import assert_complete_at_the_first_attempt, goes_by_itself
-from support.operator_world import PREPARED
 
 pytest_plugins = ["cluster.operator_fixtures"]
 
@@ -147,19 +146,23 @@ def test_what_happened_while_the_api_server_was_out_of_reach_is_seen(
 def test_deletions_between_watches_that_expired_are_noticed(
     scene: Scene, new_scene: Callable[[], Scene], proxy: ApiProxy
 ) -> None:
-    deleted, prepared = new_scene(), new_scene()
-    scene.training()
-    deleted.training()
+    """What the operator knows of a job that was made anew is no ghost in the life of the next one."""
+    deleted, prepared, anew = new_scene(), new_scene(), new_scene()
+    for each in (scene, deleted, anew):
+        each.training()
     prepared.preparing()
-    uid = deleted.job["metadata"]["uid"]
+    uid, old = deleted.job["metadata"]["uid"], anew.job["metadata"]["uid"]
     (job,) = prepared.items("jobs")
     before = proxy.done.copy()
     with proxy.gap_in_watches():
         scene.plane.api.delete(f"/apis/ray.io/v1/namespaces/{scene.namespace}/rayjobs/contracts-1")
         jobs = f"/apis/batch/v1/namespaces/{prepared.namespace}/jobs"
         scene.plane.api.delete(f"{jobs}/contracts-prepare", propagationPolicy="Foreground")
-        deleted.delete()
-        wait_until(lambda: not deleted.exists and not deleted.items("pods"), "the job's end", 60)
+        for each in (deleted, anew):
+            each.delete()
+        for each in (deleted, anew):
+            wait_until(lambda each=each: not each.exists and not each.items("pods"), "the job's end", 60)  # type: ignore[misc]
+        goes_by_itself(anew)
         wait_until(lambda: not scene.items("rayjobs") and not prepared.items("jobs"), "the children's end", 60)
     wait_until(lambda: proxy.done["expired"] >= before["expired"] + KINDS, "the ends of all watches")
     assert proxy.done["kept back"] > before["kept back"]
@@ -169,19 +172,8 @@ def test_deletions_between_watches_that_expired_are_noticed(
     prepared.running("prepare")
     (again,) = prepared.items("jobs")
     assert again["metadata"]["uid"] != job["metadata"]["uid"]
+    assert_complete_at_the_first_attempt(anew)
+    assert anew.job["metadata"]["uid"] != old
     deleted.wait_until_gone()
     told = [line for line in scene.operator.log_lines() if line.get("what") == "deleted" and line.get("uid") == uid]
     assert len(told) == 1, "a deletion is audited, and once"
-
-
-def test_a_job_that_was_deleted_and_made_anew_between_watches_is_a_new_job(scene: Scene, proxy: ApiProxy) -> None:
-    """What the operator knows of the earlier one is no ghost in the life of the next."""
-    scene.training()
-    old = scene.job["metadata"]["uid"]
-    with proxy.gap_in_watches():
-        scene.delete()
-        wait_until(lambda: not scene.exists and not scene.items("pods"), "the job's end", 60)
-        goes_by_itself(scene)
-    assert_complete_at_the_first_attempt(scene)
-    assert scene.job["metadata"]["uid"] != old
-    assert scene.status["plan"]["totalSteps"] == PREPARED["plan"]["totalSteps"]  # type: ignore[index]

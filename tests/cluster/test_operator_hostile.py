@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cloister_api.events import Progress
 from cloister_api.termination import Outcome, TerminationMessage
 from cluster.control_plane.api import ApiError
 from cluster.edges.pod_status import MESSAGE_BYTES, Ended
@@ -179,15 +178,3 @@ def test_a_message_that_is_not_whole_is_no_success(name: str, misled: dict[str, 
     status = scene.wait_for("Preparing", "Internal", "ended without a message that can be read")
     assert status["retries"] >= 1
     assert scene.names("rayjobs") == []
-
-
-def test_an_event_inside_a_row_of_data_says_nothing(scene: Scene) -> None:
-    scene.training()
-    false = Progress(step=99, total_steps=99, epoch=1, loss=0, learning_rate=0, tokens_per_second=0, eta_seconds=0)
-    true = Progress(step=4, total_steps=9, epoch=1, loss=1, learning_rate=0, tokens_per_second=0, eta_seconds=9)
-    for around in ('row 7: {{"text": {}}}', "(RayTrainWorker pid=1) {}", "  {}", "{} and more"):
-        scene.kubelet.say(scene.namespace, scene.submitter(), around.format(scene.line(false)) + "\n")
-    scene.driver_says(true)
-    scene.kubelet.say(scene.namespace, scene.submitter(), f"row 8: {scene.line(false)}\n")
-    status = scene.wait_until(lambda status: "progress" in status, "progress")
-    assert status["progress"]["step"] == 4

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from cluster.control_plane.access import wait_until
 from cluster.operator_jobs import DENY_POLICY, Scene, failed
+from cluster.operator_stories import goes_by_itself
 
 pytest_plugins = ["cluster.operator_fixtures"]
 
@@ -64,29 +63,6 @@ def test_suspended_while_training_it_goes_on_as_the_next_attempt_when_all_pods_a
     assert scene.conditions()["Suspended"] == ("False", "Resumed")
 
 
-def test_a_job_held_after_its_plan_trains_when_it_is_released(scene: Scene) -> None:
-    scene.prepare_succeeds()
-    scene.apply({"spec.hold": "BeforeTraining"})
-    status = scene.wait_for("Held", "Held", "Look at status.plan")
-    assert status["plan"]["totalSteps"] == 120
-    assert scene.names("rayjobs") == []
-    scene.ray_says("RUNNING")
-    scene.edit(hold=None)
-    scene.wait_for("Training")
-
-
-@pytest.mark.parametrize("phase", ["preparing", "training", "publishing"])
-def test_a_deleted_job_leaves_nothing_and_is_guarded_to_the_last_pod(scene: Scene, phase: str) -> None:
-    getattr(scene, phase)()
-    with scene.pods_linger():
-        scene.delete()
-        wait_until(lambda: not scene.exists, "the job's end")
-        wait_until(lambda: all("deletionTimestamp" in pod["metadata"] for pod in scene.items("pods")), "the pods' ends")
-        assert scene.names("pods")
-        assert DENY_POLICY in scene.names("networkpolicies")
-    scene.wait_until_gone()
-
-
 def test_policies_that_somebody_deletes_or_changes_are_made_right(scene: Scene) -> None:
     scene.training()
     wanted = {each["metadata"]["name"]: each["spec"] for each in scene.items("networkpolicies")}
@@ -120,9 +96,8 @@ def test_a_new_job_of_a_deleted_one_s_name_starts_from_the_beginning(scene: Scen
 
 
 def test_a_finished_job_is_deleted_when_its_time_is_over(scene: Scene) -> None:
-    scene.step_ends("prepare", failed("DatasetInvalid"))
-    scene.apply()
-    scene.wait_for("Failed", "DatasetInvalid")
+    goes_by_itself(scene)
+    scene.wait_for("Complete")
     scene.edit(ttlSecondsAfterFinished=1)
     scene.wait_until_gone()
 

@@ -19,6 +19,7 @@ from support.operator_world import OUTPUT, PLAN
 pytest_plugins = ["cluster.operator_fixtures"]
 
 PROGRESS = Progress(step=3, total_steps=9, epoch=0.3, loss=1.5, learning_rate=1e-4, tokens_per_second=9, eta_seconds=60)
+FALSE = Progress(step=99, total_steps=99, epoch=9, loss=0, learning_rate=0, tokens_per_second=0, eta_seconds=0)
 PROVENANCE = {"requestedBy": "Ada", "ticket": "LEGAL-7"}
 STORY = ["Preparing", "Starting", "Training", "Publishing", "Complete"]
 COUNTED_S = 40
@@ -36,6 +37,12 @@ class Told:
     """The metric of the last progress, while the job trained."""
 
 
+def say_inside_other_lines(scene: Scene, event: Progress) -> None:
+    """The driver prints rows of data, and a worker's output, that hold an event."""
+    for around in ('row 7: {{"text": {}}}', "(RayTrainWorker pid=1) {}", "  {}", "{} and more"):
+        scene.kubelet.say(scene.namespace, scene.submitter(), around.format(scene.line(event)) + "\n")
+
+
 @pytest.fixture(scope="module")
 def told(new_scene: Callable[[], Scene]) -> Told:
     """The way itself: a step at a time, each phase seen before the next begins."""
@@ -46,9 +53,11 @@ def told(new_scene: Callable[[], Scene]) -> Told:
     scene.ray_says("RUNNING")
     scene.wait_for("Training")
     uri = f"s3://cloister-runs/{scene.namespace}/u/checkpoints/step-000003"
+    say_inside_other_lines(scene, FALSE)
     for event in (PROGRESS, CheckpointSaved(step=3, uri=uri), EvaluationDone(step=3, loss=1.2, base_loss=1.6)):
         scene.driver_says(event)
-    training = scene.wait_until(lambda status: status.get("progress", {}).get("step") == 3, "progress")
+    say_inside_other_lines(scene, FALSE)
+    training = scene.wait_until(lambda status: "progress" in status, "progress")
     labels = {"namespace": scene.namespace, "name": scene.name}
 
     def progress_at() -> float | None:
@@ -61,6 +70,10 @@ def told(new_scene: Callable[[], Scene]) -> Told:
     scene.publish_succeeds()
     scene.wait_for("Complete")
     return Told(scene, training, found)
+
+
+def test_an_event_inside_a_row_of_data_says_nothing(told: Told) -> None:
+    assert told.training["progress"]["step"] == PROGRESS.step
 
 
 def test_the_status_of_a_published_job_says_what_was_done(told: Told) -> None:

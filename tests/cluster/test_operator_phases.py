@@ -232,9 +232,9 @@ def test_an_adapter_that_was_there_is_taken_over(scene: Scene) -> None:
     assert (status["output"], scene.names("rayjobs")) == (OUTPUT, [])
 
 
-@pytest.mark.timeout(240)
-def test_a_silent_store_is_waited_for_without_counting(new_scene: NewScene) -> None:
-    """No retry is allowed, and none is used up, before training and in it."""
+@pytest.fixture(scope="module", autouse=True)
+def silent(new_scene: NewScene) -> tuple[Scene, Scene]:
+    """Jobs whose store is silent, before training and in it: the pause is long, so that the other tests fill it."""
     early, late = new_scene(), new_scene()
     early.step_ends("prepare", failed("StorageUnavailable"))
     early.apply({"spec.backoffLimit": 0})
@@ -245,9 +245,14 @@ def test_a_silent_store_is_waited_for_without_counting(new_scene: NewScene) -> N
     for scene, phase in ((early, "Preparing"), (late, "Queued")):
         status = scene.wait_for(phase, "StorageUnavailable", "the job goes on by itself")
         assert status["storageUnavailableSince"]
-    for scene in (early, late):
-        scene.prepare_succeeds()
+    early.prepare_succeeds()
     early.ray_says("RUNNING")
+    return early, late
+
+
+def test_a_silent_store_is_waited_for_without_counting(silent: tuple[Scene, Scene]) -> None:
+    """No retry is allowed, and none is used up. This test is the last of its module."""
+    early, late = silent
     for scene, attempt in ((early, 1), (late, 2)):
         status = scene.wait_until(
             lambda status, attempt=attempt: (status["phase"], status.get("attempt")) == ("Training", attempt),  # type: ignore[misc]
@@ -258,10 +263,3 @@ def test_a_silent_store_is_waited_for_without_counting(new_scene: NewScene) -> N
     late.driver_says(PROGRESS, attempt=2)
     for scene in (early, late):
         scene.wait_until(lambda status: "storageUnavailableSince" not in status, "the silence to be over")
-
-
-def test_a_published_job_is_deleted_when_its_time_is_over(scene: Scene) -> None:
-    complete(scene)
-    scene.wait_for("Complete")
-    scene.edit(ttlSecondsAfterFinished=1)
-    scene.wait_until_gone()

@@ -21,7 +21,7 @@ pytest_plugins = ["cluster.operator_fixtures"]
 pytestmark = [pytest.mark.usefixtures("large_node"), pytest.mark.timeout(900)]
 
 STORIES = 20
-LASTS_S = 40.0
+LASTS_S = 30.0
 A_ROUND_S = 1.0
 LIVES_S = (4.0, 9.0)
 REACHED = {"Suspended", "Preparing", "Queued", "Training"}
