@@ -59,7 +59,8 @@ OUTPUT = {
     "sizeBytes": 83886080,
 }
 PREPARED = {"plan": PLAN, "license": {"id": "llama3.1", "evidence": "LicenseText"}, "egress": PROOF}
-PUBLISHED = {"output": OUTPUT, "evaluation": {"baseLoss": 1.5, "loss": 0.5, "gate": "None"}, "egress": PROOF}
+PROOFS = {"prepare": PROOF, "train": PROOF, "publish": PROOF, "summary": "3 of 3 processes: …"}
+PUBLISHED = {"output": OUTPUT, "evaluation": {"baseLoss": 1.5, "loss": 0.5, "gate": "None"}, "egress": PROOFS}
 
 
 def settings(**changes: Any) -> Settings:

@@ -14,6 +14,7 @@ from cloister_api.exit_codes import ExitCode
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.termination import MAX_BYTES, Outcome, TerminationMessage, parse_termination
+from cloister_operator.decide.results import read_published
 from cloister_trainer.__main__ import main
 from cloister_trainer.storage import Storage, open_storage
 from support.staged_run import StagedRun, stage
@@ -81,6 +82,8 @@ def test_publish_tells_evaluation_and_all_proofs(
         assert result["egress"]["prepare"] == result["egress"]["publish"] == PROOF
         assert result["egress"]["train"]["processes"] == 8
         assert result["egress"]["summary"] == "3 of 10 processes: control answered, canary refused."
+        seen = read_published(result)
+        assert seen is not None and seen.egress.processes == 10, "the operator reads what publish tells"
 
 
 def test_a_gate_that_is_not_reached_tells_the_evaluation_too(

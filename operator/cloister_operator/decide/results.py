@@ -65,7 +65,7 @@ def read_prepared(result: Mapping[str, Any]) -> Prepared | None:
 def read_published(result: Mapping[str, Any]) -> Published | None:
     """publish's result."""
     output = _part(OutputStatus, result, "output")
-    return Published(output, evaluation_of(result), _proof(result)) if output else None
+    return Published(output, evaluation_of(result), _proof_of_steps(result)) if output else None
 
 
 def evaluation_of(result: Mapping[str, Any]) -> EvaluationStatus | None:
@@ -80,10 +80,25 @@ def _part(model: type[Part], result: Mapping[str, Any], key: str) -> Part | None
     return None if isinstance(found, list) else found
 
 
-def _proof(result: Mapping[str, Any]) -> EgressProof:
-    found = result.get("egress")
-    counts = [found.get(key) if isinstance(found, dict) else None for key in _COUNTS]
+def _proof(result: Mapping[str, Any], key: str = "egress") -> EgressProof:
+    """The proof of one step's processes."""
+    found = result.get(key)
+    counts = [found.get(name) if isinstance(found, dict) else None for name in _COUNTS]
     return EgressProof(*(count if type(count) is int else 0 for count in counts))
 
 
+def _proof_of_steps(result: Mapping[str, Any]) -> EgressProof:
+    """The proofs of all steps together, as publish reports them; where one has none, nothing is proven."""
+    found = result.get("egress")
+    proofs = [_proof(found if isinstance(found, dict) else {}, step) for step in _STEPS]
+    if not all(proof.processes for proof in proofs):
+        return EgressProof()
+    return EgressProof(
+        sum(proof.processes for proof in proofs),
+        sum(proof.control_answered for proof in proofs),
+        sum(proof.canary_refused for proof in proofs),
+    )
+
+
+_STEPS = ("prepare", "train", "publish")
 _COUNTS = ("processes", "controlAnswered", "canaryRefused")
