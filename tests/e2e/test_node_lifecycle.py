@@ -53,6 +53,7 @@ def test_a_person_gets_the_cluster_and_a_crash_of_it_is_cleaned_up(node: Node, t
         assert "Ready" in cluster.kubectl("get", "nodes")
         os.kill(int((node.folder / "serve.pid").read_text()), signal.SIGKILL)
         assert command("down", node.folder).returncode == 0
+        assert not cluster.kubeconfig.exists()
         assert Traces.of_machine(node.folder).added_to(traces_before) == []
     finally:
         node.start()

@@ -19,6 +19,8 @@ def clean_up(site: Site) -> None:
     network.remove_rules()
     cgroups.remove_cgroup()
     mounts.remove_targets(site)
+    for kubeconfig in site.folder.glob("*.kubeconfig"):
+        kubeconfig.unlink()  # without the bridge, whoever still uses one would dial beyond this machine
     sysctls.restore(site.folder / "sysctls.json")
     for made_anew in ("run", "cni", "over"):
         shutil.rmtree(site.folder / made_anew, ignore_errors=True)
