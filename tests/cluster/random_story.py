@@ -47,7 +47,7 @@ class RandomStory:
             api.create(path, {"metadata": {"name": made}, "spec": spec})
         elif kind == "jobs":
             made = f"{name}-publish"
-            create_batch_job(self.scene.plane, namespace, made)
+            create_batch_job(self.scene.plane, namespace, made, suspend=True)
         else:
             made = f"{name}-2"
             create_ray_job(self.scene.plane, namespace, made, managed_by="kueue.x-k8s.io/multikueue")
@@ -67,7 +67,10 @@ class RandomStory:
     # people
 
     def job_is_made(self) -> None:
-        """Once in a story."""
+        """Once in a story; in most of them it soon finds what it needs to train."""
+        if self._random.random() < 0.6:
+            self.scene.prepare_succeeds()
+            self._ray("RUNNING")
         self.scene.apply({"spec.backoffLimit": self._random.choice([0, 1, 3])})
         self._made = True
 

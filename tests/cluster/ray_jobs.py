@@ -28,10 +28,12 @@ def create_pod(cluster: Cluster, namespace: str, name: str, resources: dict[str,
     cluster.api.create(f"/api/v1/namespaces/{namespace}/pods", pod)
 
 
-def create_batch_job(cluster: Cluster, namespace: str, name: str, labels: dict[str, str] | None = None) -> None:
+def create_batch_job(
+    cluster: Cluster, namespace: str, name: str, labels: dict[str, str] | None = None, *, suspend: bool = False
+) -> None:
     """A plain Job of one pod."""
     template = {"spec": pod_spec("main") | {"restartPolicy": "Never"}}
-    job = {"metadata": {"name": name, "labels": labels or {}}, "spec": {"template": template}}
+    job = {"metadata": {"name": name, "labels": labels or {}}, "spec": {"template": template, "suspend": suspend}}
     cluster.api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.chronicle import Chronicle
 from cluster.control_plane.access import wait_until
+from cluster.control_plane.api import Object
 from cluster.control_plane.plane import ControlPlane
 from cluster.operator_jobs import Scene
 from cluster.operator_process import OperatorProcess
@@ -85,19 +86,18 @@ def play(stories: list[RandomStory], seed: int, operator: OperatorProcess, plane
 
 
 def settled(stories: list[RandomStory]) -> dict[str, tuple[str, str]]:
-    """UID and version of every stranger, once the controllers have done with it what they do."""
-    last: dict[str, tuple[str, str]] = {}
+    """UID and version of every stranger, once the Job controller has said what it has to say of a suspended one."""
 
-    def unchanged() -> bool:
-        threading.Event().wait(1)
-        found = {path: version_of(story.scene.plane, path) for story in stories for path in story.strangers}
-        same = found == last
-        last.clear()
-        last.update(found)
-        return same
+    def has_been_seen(found: Object) -> bool:
+        return not found["spec"].get("suspend") or "conditions" in found.get("status", {})
 
-    wait_until(unchanged, "strangers that change no more", 30)
-    return dict(last)
+    versions = {}
+    for story in stories:
+        api = story.scene.plane.api
+        for path in story.strangers:
+            wait_until(lambda api=api, path=path: has_been_seen({"spec": {}, **api.get(path)}), "a settled stranger")  # type: ignore[misc]
+            versions[path] = version_of(story.scene.plane, path)
+    return versions
 
 
 def version_of(plane: ControlPlane, path: str) -> tuple[str, str]:

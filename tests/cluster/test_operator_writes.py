@@ -121,7 +121,7 @@ def play(
             raise AssertionError(f"{type(fault).__name__} {write}: {error}") from error
     reached = {(write.verb, write.kind, write.part) for write in saboteur.done.values()}
     assert reached >= {(write.verb, write.kind, write.part) for write, _ in plan}
-    assert len(saboteur.done) >= 0.8 * len(plan), "a job makes a few status writes more or less each time"
+    assert len(saboteur.done) >= 0.6 * len(plan), "a job that is disturbed goes through fewer states, but not that few"
 
 
 def test_a_write_that_is_lost_changes_nothing(
