@@ -113,6 +113,7 @@ def play(
         except TimeoutError as error:
             phases = Counter(scene.status.get("phase") for scene in scenes)
             raise AssertionError(f"{error}: {phases}\n{operator.log_end()}") from None
+    operator.start()  # the last write may have ended it
     for scene, (write, fault) in zip(scenes, plan, strict=True):
         try:
             assert_complete_at_the_first_attempt(scene)
