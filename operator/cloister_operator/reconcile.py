@@ -27,7 +27,7 @@ from cloister_operator.store import Key, Object, Store
 SOONEST_SECONDS = 0.5
 FOLLOW_UP_SECONDS = 2.0
 """After what the operator did itself, which no watch tells it as news. Children mostly change before."""
-LIVE_SECONDS = 1.0
+LIVE_SECONDS = 0.2
 """How long an answer of the API server about a job says that it is there and not being deleted."""
 PODS_LEFT_SECONDS = 10.0
 log = logging.getLogger(__name__)
