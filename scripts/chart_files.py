@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CHART = "charts/cloister"
 VALUES_SCHEMA = f"{CHART}/values.schema.json"
 CLUSTER_ROLE = "operator/manifests/cluster-role.yaml"
+PEER_LABELS = ("namespaceLabels", "podLabels")
+"""What a peer of a network policy has instead of a cidr."""
 
 
 def chart_files(root: Path = REPOSITORY) -> dict[str, str]:
@@ -50,6 +52,8 @@ def _strict(node: Any) -> Any:
     if "properties" in kept:
         kept["properties"] = {name: _strict(part) for name, part in kept["properties"].items()}
         kept["additionalProperties"] = False
+        if "cidr" in kept["properties"]:
+            kept["dependencies"] = {"cidr": {"properties": {labels: {"not": {}} for labels in PEER_LABELS}}}
     return kept
 
 

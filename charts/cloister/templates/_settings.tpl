@@ -8,7 +8,11 @@
   "canaryAddress" (printf "%s-canary.%s.svc:8445" $name .Release.Namespace)
   "operator" (dict "namespaceLabels" $own "podLabels" $operator "ports" (list 8444)) -}}
 {{- if ne .Values.monitoring.scrape "None" -}}
-{{- $_ := set $network "prometheus" .Values.monitoring.prometheus -}}
+{{- $_ := set $network "prometheus" (include "cloister.prometheus" . | fromYaml) -}}
+{{- end -}}
+{{- /* A peer is taken whole: labels of two of them together, or labels beside a cidr, would match nothing. */ -}}
+{{- range $peer, $_ := pick (.Values.settings.network | default dict) "operator" "prometheus" -}}
+{{- $_ := unset $network $peer -}}
 {{- end -}}
 {{- $storage := dict -}}
 {{- if .Values.store.enabled -}}
@@ -28,6 +32,14 @@
 {{- $_ := set $known "storage" $storage -}}
 {{- end -}}
 {{- toYaml (mustMergeOverwrite $known (deepCopy .Values.settings)) -}}
+{{- end }}
+
+{{/* Where Prometheus runs. Its defaults stand here, because Helm would merge them with what the values say. */}}
+{{- define "cloister.prometheus" -}}
+{{- $default := dict
+  "namespaceLabels" (dict "kubernetes.io/metadata.name" "monitoring")
+  "podLabels" (dict "app.kubernetes.io/name" "prometheus") -}}
+{{- .Values.monitoring.prometheus | default $default | toYaml -}}
 {{- end }}
 
 {{- define "cloister.storeEndpoint" -}}

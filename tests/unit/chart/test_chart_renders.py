@@ -26,6 +26,7 @@ from support.seaweedfs import weed_binary
 CLUSTER_WIDE = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Namespace", "PriorityClass"}
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 HOOK = "helm.sh/hook"
+DEFAULT_LABEL = "app.kubernetes.io/name"
 
 
 def everything(case: Path) -> list[Object]:
@@ -159,6 +160,44 @@ def test_what_the_administrator_says_wins_over_what_the_chart_knows() -> None:
     assert settings.network.control_address == "elsewhere:1"
     assert settings.network.canary_address == "cloister-canary.cloister-system.svc:8445"
     assert settings.limits.workers == 4
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        {"namespaceLabels": {"kubernetes.io/metadata.name": "monitoring"}, "podLabels": {DEFAULT_LABEL: "prometheus"}},
+        {"cidr": "10.30.0.0/24"},
+        {"namespaceLabels": {"team": "platform"}, "podLabels": {"app": "prometheus"}},
+    ],
+    ids=["default", "cidr", "labels"],
+)
+def test_prometheus_is_let_in_from_one_place_everywhere(peer: dict[str, Any]) -> None:
+    value = {} if DEFAULT_LABEL in peer.get("podLabels", {}) else peer
+    changes = ["--set", f"{WITH_REGISTRY},store.enabled=true,monitoring.scrape=Annotations"]
+    found = objects(render(*changes, "--set-json", f"monitoring.prometheus={json.dumps(value)}"))
+    let_in = settings_of(found).network.prometheus
+    assert let_in is not None
+    assert let_in.to_api() == {**peer, "ports": []}
+    for name, port in (("cloister-operator", 9090), ("cloister-store", 9327)):
+        rules = named(found, "NetworkPolicy", name)["spec"]["ingress"]
+        (rule,) = [each for each in rules if each["ports"] == [{"port": port}]]
+        assert rule["from"] == [written(peer)]
+
+
+def written(peer: dict[str, Any]) -> dict[str, Any]:
+    """As a NetworkPolicy writes a peer of the settings."""
+    if "cidr" in peer:
+        return {"ipBlock": {"cidr": peer["cidr"]}}
+    selectors = {"namespaceSelector": "namespaceLabels", "podSelector": "podLabels"}
+    return {selector: {"matchLabels": peer[labels]} for selector, labels in selectors.items()}
+
+
+@pytest.mark.parametrize("name", ["operator", "prometheus"])
+def test_a_peer_of_the_settings_replaces_the_charts_whole(name: str) -> None:
+    peer = {"cidr": "10.30.0.0/24", "ports": [18444]}
+    changes = ["--set", f"{WITH_REGISTRY},monitoring.scrape=Annotations"]
+    found = objects(render(*changes, "--set-json", f"settings.network.{name}={json.dumps(peer)}"))
+    assert settings_of(found).network.to_api()[name] == peer
 
 
 def test_the_rules_are_those_of_the_operator() -> None:

@@ -10,6 +10,9 @@ from ruamel.yaml import YAML
 
 from support.chart import CHART, REGISTRY, SERVED, HelmError, cases, helm, render
 
+FREE = ("/settings", "/readiness/job", "/monitoring/prometheus")
+"""Values that are empty until somebody fills them in."""
+
 
 def refusal(*changes: str, served: tuple[str, ...] = SERVED) -> str:
     with pytest.raises(HelmError) as refused:
@@ -39,6 +42,14 @@ def test_lint_finds_nothing(case: object) -> None:
         ("store.buckets={My_Models}", "at '/store/buckets/0': 'My_Models' does not match pattern"),
         ("store.tenants[0].read={models}", "at '/store/tenants/0': missing property 'namespace'"),
         ("readiness.uri=/models", "at '/readiness/uri': '/models' does not match pattern"),
+        (
+            "monitoring.prometheus.cidr=10.0.0.0/8,monitoring.prometheus.podLabels.app=prometheus",
+            "at '/monitoring/prometheus/podLabels': 'not' failed",
+        ),
+        (
+            "settings.storage.peers[0].cidr=10.0.0.0/8,settings.storage.peers[0].namespaceLabels.app=s3",
+            "at '/settings/storage/peers/0/namespaceLabels': 'not' failed",
+        ),
         ("caBundle=ca.crt", "at '/caBundle': 'ca.crt' does not match pattern"),
     ],
 )
@@ -78,9 +89,9 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
 def _known(value: Any, schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> list[str]:
     """Paths at which values.yaml and the schema name different things; the settings and free maps are left out."""
     schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
-    if not isinstance(value, dict) or "properties" not in schema or path in ("/settings", "/readiness/job"):
+    if not isinstance(value, dict) or "properties" not in schema or path in FREE:
         return []
-    optional = {"cidr"} if path == "/monitoring/prometheus" else {"global"} if not path else set()
+    optional = set() if path else {"global"}
     if path.endswith("/resources"):
         return []
     differences = [f"{path}/{name}" for name in set(value) ^ (set(schema["properties"]) - optional)]
