@@ -148,7 +148,7 @@ class Cluster:
     async def patch(self, kind: str, found: Mapping[str, Any], patch: Mapping[str, Any]) -> Object:
         """Change an object, if it is still this one, by a merge patch (RFC 7396)."""
         metadata = found["metadata"]
-        body = {**patch, "metadata": {"uid": metadata["uid"]}}
+        body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": metadata["uid"]}}
         path = KINDS[kind].path(metadata["namespace"], metadata["name"])
         return await self._call("patch", kind, path, body=body, content_type=MERGE_PATCH, field_manager=FIELD_MANAGER)
 

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from cloister_operator.cluster import Cluster
-from cloister_operator.names import DENY_POLICY, ROLE_LABEL, Role, ray_job_name, run_file_name
+from cloister_operator.names import DENY_POLICY, ROLE_LABEL, Role, Step, ray_job_name, run_file_name, step_name
 from cloister_operator.observe import reading
 from cloister_operator.observe.children import Objects
 from cloister_operator.observe.observation import is_own
@@ -85,13 +85,13 @@ class Gatherer:
             known = [found for found in self._store.of(kind, key) if reading.name(found) == each]
             if not known or any(is_own(found, reading.uid(job)) for found in known):
                 continue
+            since = self._store.moment
             live = await self._cluster.get(kind, namespace, each)
+            if live is not None:
+                self._store.found(kind, live, key, since)
             for found in known:
                 if live is None or reading.uid(live) != reading.uid(found):
                     self._store.drop(kind, found)
-            if live is not None:
-                self._store.put(kind, live)
-                self._store.file(kind, live, key)  # even if its labels point elsewhere
 
     async def _look_for_run(self, key: Key, job: Object) -> None:
         """A watch tells that a RayJob is gone also when it only lost our label: read the open attempt's by name."""
@@ -101,23 +101,25 @@ class Gatherer:
         name = ray_job_name(key[1], reading.number(attempts[-1], "number") or 0)
         if any(reading.name(found) == name for found in self._store.of("RayJob", key)):
             return
+        since = self._store.moment
         if live := await self._cluster.get("RayJob", key[0], name):
-            self._store.put("RayJob", live)
-            self._store.file("RayJob", live, key)
+            self._store.found("RayJob", live, key, since)
 
     async def _look_for_last_words(self, key: Key, job: Object) -> None:
-        """Where a step's Job has ended and its pod has not, the watch of pods is behind: read its pods."""
+        """Where the newest pod of a step's Job ended otherwise than the Job, the watch of pods is behind: read them."""
         for step in reading.controlled_by(self._store.of("Job", key), reading.uid(job)):
-            if not (reading.holds(step, "Complete") or reading.holds(step, "Failed")):
+            end = "Succeeded" if reading.holds(step, "Complete") else "Failed" if reading.holds(step, "Failed") else ""
+            known = reading.name(step) == step_name(key[1], Step.PREPARE) and reading.holds(job, "Prepared")
+            if not end or known:
                 continue
             pods = reading.controlled_by(self._store.of("Pod", key), reading.uid(step))
-            if pods and reading.has_ended(max(pods, key=reading.created)):
+            if pods and reading.text(max(pods, key=reading.created), "status", "phase") == end:
                 continue
+            since = self._store.moment
             selector = f"{CONTROLLER_UID_LABEL}={reading.uid(step)}"
             listing = await self._cluster.list("Pod", key[0], label_selector=selector)
             for pod in reading.controlled_by(listing.items if listing else [], reading.uid(step)):
-                self._store.put("Pod", pod)
-                self._store.file("Pod", pod, key)
+                self._store.found("Pod", pod, key, since)
 
     async def _submitter_jobs(self, key: Key, ray_jobs: list[Object], pods: list[Object]) -> list[Object]:
         """KubeRay's submitter Jobs carry none of our labels, so no watch shows them: read by name, once for each."""

@@ -42,7 +42,7 @@ class RecentEvents:
         about += [pod for pod in pods if reading.text(pod, "status", "phase") == "Pending"]
         read, seconds = self._read.get(key, {}), self._seconds()
         newest: dict[str, tuple[float, list[Object]]] = {}
-        for each in about[:MOST_OBJECTS]:
+        for each in sorted(about, key=lambda each: (reading.created(each), reading.name(each)))[:MOST_OBJECTS]:
             uid = reading.uid(each)
             known = read.get(uid)
             age = now - reading.created(each)

@@ -123,13 +123,15 @@ class Reconciler:
     async def _act(self, job: Object, actions: Sequence[Action], alive_at: float | None) -> None:
         """What was decided. `alive_at`: when the API server was last asked about the job, which was there then."""
         namespace, key = reading.text(job, "metadata", "namespace"), self._store.key("FineTuneJob", job)
-        for action in actions:
+        for action in actions:  # first what frees something: what is refused must not hold that back
             if isinstance(action, Delete):
                 await self._cluster.delete(action.kind, namespace, action.name, action.uid)
+        for action in actions:
+            if isinstance(action, Delete):
                 continue
             alive_at = await self._still_there(job, alive_at)
             if isinstance(action, Mend):
-                await self._mend(key, action.object)
+                await self._mend(key, action.object, reading.uid(job))
             else:
                 await self._create(key, action.object, reading.uid(job))
 
@@ -144,10 +146,14 @@ class Reconciler:
             raise StaleError("the job changed before its child was made")
         return alive_at
 
-    async def _mend(self, key: Key, wanted: Object) -> None:
+    async def _mend(self, key: Key, wanted: Object, uid: str) -> None:
         kind, name = wanted["kind"], reading.name(wanted)
-        found = next(each for each in self._store.of(kind, self._store.key(kind, wanted)) if reading.name(each) == name)
-        patch = {"spec": merge_patch(reading.part(found, "spec"), wanted["spec"])}
+        known = [*self._store.of(kind, key), *self._store.of(kind, (key[0], ""))]
+        found = next((each for each in known if reading.name(each) == name and is_own(each, uid)), None)
+        if found is None:
+            raise StaleError(f"{kind} {name} went before it was mended")
+        labels = reading.part(wanted, "metadata", "labels")
+        patch = {"metadata": {"labels": labels}, "spec": merge_patch(reading.part(found, "spec"), wanted["spec"])}
         try:
             mended = await self._cluster.patch(kind, found, patch)
         except ClusterError as error:
@@ -179,12 +185,11 @@ class Reconciler:
 
     async def _note_taken(self, kind: str, key: Key, wanted: Object, uid: str) -> None:
         """A name is taken: by the job's own object, which is as well, or StaleError by another's, to be seen next."""
-        name = reading.name(wanted)
+        name, since = reading.name(wanted), self._store.moment
         found = await self._cluster.get(kind, key[0], name)
         if found is None:
             raise StaleError(f"{kind} {name} was there a moment ago")
-        self._store.put(kind, found)
-        self._store.file(kind, found, self._store.key(kind, wanted))
+        self._store.found(kind, found, self._store.key(kind, wanted), since)
         if not is_own(found, uid):
             raise StaleError(f"{kind} {name} is there already")
 
@@ -200,7 +205,7 @@ class Reconciler:
         if action := unneeded_policy(jobs, pods.items, [policy]):
             self._store.drop("NetworkPolicy", policy)
             await self._cluster.delete(action.kind, namespace, action.name, action.uid)
-        return None if action or jobs else PODS_LEFT_SECONDS
+        return PODS_LEFT_SECONDS if pods.items and not jobs else None
 
     async def _tell(self, job: Object, event: Event) -> None:
         """A Kubernetes Event; that it cannot be told stops nothing."""

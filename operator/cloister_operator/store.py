@@ -29,20 +29,41 @@ class Store:
         self._places: dict[tuple[str, str], set[tuple[str, Key]]] = defaultdict(set)
         """By kind and UID: where an object stands in these indices."""
         self._departed: dict[Key, list[Object]] = defaultdict(list)
-        self._gone: OrderedDict[tuple[str, str], int] = OrderedDict()
-        """By kind and UID: the version at which an object went; an older answer about it may still be on its way."""
+        self._gone: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        """By kind and UID: the version at which an object went, and the `moment` of that.
+
+        An older answer about it may still be on its way.
+        """
+        self._moment = 0
 
     def put(self, kind: str, found: Object) -> bool:
         """An object was seen. Whether that is news: a version that is not newer than the known one is ignored."""
         uid = reading.uid(found)
         known = self._objects[kind].get(uid)
-        newest = self._gone.get((kind, uid), -1) if known is None else reading.version(known)
+        newest = self._gone.get((kind, uid), (-1, 0))[0] if known is None else reading.version(known)
         if reading.version(found) <= newest:
             return False
         self._objects[kind][uid] = what_is_read(kind, found)
         for index, key in _places(kind, found):
             self._enter(kind, uid, index, key)
         return True
+
+    @property
+    def moment(self) -> int:
+        """Counts what goes: to be noted before an object is asked for by name."""
+        return self._moment
+
+    def found(self, kind: str, found: Object, key: Key, since: int) -> None:
+        """An object that was asked for at the moment `since`, shown under a key whatever its labels say.
+
+        It is there, although a watch or list by labels, which it lost, may have told before that it went.
+        """
+        gone = self._gone.get((kind, reading.uid(found)))
+        if gone is not None and gone[1] > since:
+            return
+        self._gone.pop((kind, reading.uid(found)), None)
+        self.put(kind, found)
+        self.file(kind, found, key)
 
     def file(self, kind: str, found: Object, key: Key) -> None:
         """Show an object under another key too: it has a child's name, whatever its labels say."""
@@ -59,7 +80,8 @@ class Store:
         """
         uid = reading.uid(found)
         self._objects[kind].pop(uid, None)
-        self._gone[kind, uid] = max(reading.version(found), version)
+        self._moment += 1
+        self._gone[kind, uid] = max(reading.version(found), version), self._moment
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
         for index, place in self._places.pop((kind, uid), ()):

@@ -87,9 +87,9 @@ def lay_foundation(d: Draft, spec: FineTuneJobSpec) -> bool:
             return False
     for policy in (deny_policy(job.namespace), allow_policy(job, spec, settings)):
         found = d.o.policies.get(policy["metadata"]["name"])
-        if found != policy["spec"] and not d.do(Create(policy) if found is None else Mend(policy), phase):
+        if found != policy["spec"] and not d.lay(Create(policy) if found is None else Mend(policy), phase):
             return False
-    if not d.o.run_file and not d.create(run_config_map(job, spec, settings), phase):
+    if not d.o.run_file and not d.lay(Create(run_config_map(job, spec, settings)), phase):
         return False
     resume(d)
     return True

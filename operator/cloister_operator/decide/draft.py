@@ -41,6 +41,7 @@ class Draft:
         self.status = observation.status
         self.actions: list[Action] = []
         self._again: datetime | None = None
+        self._hindrance: tuple[Reason, str] | None = None
 
     @property
     def spec(self) -> FineTuneJobSpec:
@@ -170,12 +171,15 @@ class Draft:
             return False
         message = f"There is a {kind} {name} in namespace {self.o.job.namespace} that is not this job's."
         if self.has_begun:
-            message += " What runs goes on; nothing new is made beside it."
-            self.wait(phase, FailureReason.NAME_CONFLICT, message)
-            self.look_again(self.o.now + timedelta(minutes=1))
-        else:
-            self.fail(Failure(FailureReason.NAME_CONFLICT, message))
+            self.hinder(FailureReason.NAME_CONFLICT, message)
+            return True
+        self.fail(Failure(FailureReason.NAME_CONFLICT, message))
         return False
+
+    def hinder(self, reason: Reason, message: str) -> None:
+        """What runs goes on, and is looked at; no Job or RayJob is made until this is over."""
+        self._hindrance = reason, f"{message} What runs goes on; nothing new is made."
+        self.look_again(self.o.now + timedelta(minutes=1))
 
     @property
     def has_begun(self) -> bool:
@@ -183,11 +187,19 @@ class Draft:
         return bool(self.o.steps or self.o.runs or self.status.attempts) or self.holds(ConditionType.PREPARED)
 
     def create(self, rendered: dict[str, Any], phase: Phase) -> bool:
-        """Make a child. False where the API server refused it before: that is told, and tried again for a while."""
-        return self.do(Create(rendered), phase)
+        """Make a Job or RayJob. False where something hinders it: that is told, and tried again for a while."""
+        return self._hindrance is None and self._try(Create(rendered), phase)
 
-    def do(self, action: Create | Mend, phase: Phase) -> bool:
-        """As `create`, for a child that is made or mended."""
+    def lay(self, action: Create | Mend, phase: Phase) -> bool:
+        """Make or mend what pods stand on. False where the cluster refuses that to a job that has no pods yet."""
+        name = action.object["metadata"]["name"]
+        if name in self.o.refused and self.has_begun:
+            self.hinder(FailureReason.PODS_FORBIDDEN, f"The cluster refuses {name}: {self.o.refused[name]}.")
+            self.actions.append(action)
+            return True
+        return self._try(action, phase)
+
+    def _try(self, action: Create | Mend, phase: Phase) -> bool:
         name = action.object["metadata"]["name"]
         if name in self.o.refused:
             message = f"The cluster refuses {name}: {self.o.refused[name]}"
@@ -273,6 +285,8 @@ class Draft:
 
     def decision(self) -> Decision:
         """What was decided."""
+        if self._hindrance and self.status.phase not in FINAL | {Phase.SUSPENDED, Phase.HELD, None}:
+            self.wait(self.status.phase or Phase.PENDING, *self._hindrance)
         if self.status.phase is not None:
             self.set(observed_generation=self.o.job.generation)
             self.condition(ConditionType.RECONCILING, self._reconciling(), ConditionReason.ACCEPTED)

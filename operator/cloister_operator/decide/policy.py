@@ -18,7 +18,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.resolve import resolve_spec
 from cloister_api.text import printable
 from cloister_api.yaml_tree import Path, dotted
-from cloister_operator.names import TOPOLOGY_ANNOTATIONS
+from cloister_operator.names import DENY_POLICY, TOPOLOGY_ANNOTATIONS
 from cloister_operator.observe.facts import Observation
 from cloister_operator.render.run_file import run_settings
 from cloister_operator.settings import Allowed
@@ -56,6 +56,13 @@ def printable_text(_: Observation, spec: FineTuneJobSpec) -> Refusal | None:
     for path, value in _strings(given, ("spec",)):
         if printable(value, keep="\n\t\r" if path in TEXTS else "") != value:
             return _invalid(path, "has control characters; expected text on one line")
+    return None
+
+
+def free_name(o: Observation, _: FineTuneJobSpec) -> Refusal | None:
+    """A job's own policy has its name."""
+    if o.job.name == DENY_POLICY:
+        return _invalid(("metadata", "name"), f"{DENY_POLICY} is the namespace's own policy; choose another name")
     return None
 
 
@@ -174,6 +181,7 @@ def own_output(o: Observation, spec: FineTuneJobSpec) -> Refusal | None:
 
 CHECKS = (
     printable_text,
+    free_name,
     queueing,
     cluster_uris,
     known_profile,

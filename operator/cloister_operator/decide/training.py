@@ -154,7 +154,7 @@ def between_attempts(d: Draft) -> None:
         d.wait(Phase.QUEUED, ConditionReason.STARTING, f"The pods of {names} end before the next attempt starts.")
     elif d.o.lingering:
         names = ", ".join(d.o.lingering)
-        message = f"Pods {names} end before the next attempt starts."
+        message = f"Pods {names} end before the next attempt starts; if their node is gone, delete the Node."
         d.wait(Phase.QUEUED, ConditionReason.STARTING, message)
     else:
         _begin(d)

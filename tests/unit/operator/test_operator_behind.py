@@ -18,6 +18,7 @@ from support.memory_cluster import KINDS, MemoryCluster
 from support.operator_world import PREPARED, World
 
 KEY = ("legal", "contracts")
+KILLED = {"terminated": {"exitCode": 137, "reason": "Error"}}
 STEP = Progress(step=9, total_steps=90, epoch=0.1, loss=1, learning_rate=0, tokens_per_second=0, eta_seconds=0)
 
 
@@ -58,10 +59,68 @@ def test_a_run_that_only_lost_its_label_goes_on() -> None:
     world.running()
     world.settle()
     store = stored(world)
+    world.bump(world.ray_job)  # the removal is the newest write, and the watch's DELETED has its version
     store.drop("RayJob", world.ray_job)
-    world.bump(world.ray_job)
     look(world, store)
     assert world.status.phase == "Training" and world.status.attempts and world.status.attempts[-1].end is None
+    store.replace("RayJob", [], world.version + 100)
+    look(world, store)
+    assert world.status.attempts and world.status.attempts[-1].end is None, "a list by labels lacks it, too"
+
+
+def test_an_object_that_goes_while_it_is_read_brings_no_ghost() -> None:
+    world, store = World(), Store()
+    since = store.moment
+    store.drop("FineTuneJob", world.job)
+    store.found("FineTuneJob", world.job, KEY, since)
+    assert store.of("FineTuneJob", KEY) == []
+
+
+def test_a_pod_that_failed_before_the_one_that_succeeded_is_not_the_last_word() -> None:
+    world = World({"spec.backoffLimit": 0})
+    world.settle()
+    failed = world.pod(world.step_job(Step.PREPARE), "prepare", phase="Failed", container="prepare", state=KILLED)
+    store = stored(world)
+    world.pass_time(seconds=30)
+    world.succeed(Step.PREPARE, PREPARED)
+    assert failed in world.find("Pod")
+    world.bump(world.step_job(Step.PREPARE))
+    store.put("Job", world.step_job(Step.PREPARE))
+    look(world, store)
+    assert world.conditions()["Prepared"][0] == "True"
+
+
+def hindered() -> World:
+    """A job that trains, whose run file somebody deleted, and the cluster refuses a new one."""
+    world = World({"spec.backoffLimit": 0})
+    world.prepared()
+    world.running()
+    world.settle()
+    del world.objects["ConfigMap", "contracts-run"]
+    world.refused = {"contracts-run": "403 exceeded quota: count/configmaps"}
+    world.settle()
+    return world
+
+
+def test_what_is_refused_to_a_job_that_trains_ends_it_never() -> None:
+    world = hindered()
+    world.pass_time(hours=1)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Training", "PodsForbidden")
+    assert "What runs goes on" in (world.status.message or "")
+    world.ray("SUCCEEDED")
+    world.settle()
+    assert world.status.phase == "Publishing" and ("Job", "contracts-publish") not in world.objects
+    world.refused = {}
+    world.settle()
+    assert world.status.reason is None and ("Job", "contracts-publish") in world.objects
+
+
+def test_a_hindered_job_still_does_what_its_owner_says() -> None:
+    world = hindered()
+    world.change("suspend", True)
+    world.settle()
+    assert world.status.phase == "Suspended" and not world.find("RayJob")
 
 
 def test_the_next_attempt_waits_for_pods_that_a_deleted_run_left() -> None:
@@ -168,7 +227,7 @@ def test_a_policy_that_is_changed_as_soon_as_it_is_written_is_told_and_keeps_pod
 
     cluster.patch = mutated  # type: ignore[method-assign]
     reconciler = Reconciler(cluster, store, world.settings, clock=lambda: world.now)
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(Exception, match="does not become"):
             asyncio.run(reconciler(KEY))
     assert world.status.reason == "PodsForbidden" and "changes it" in (world.status.message or "")
@@ -186,7 +245,9 @@ def test_a_deny_policy_without_our_label_ends_no_job() -> None:
     world.objects["NetworkPolicy", DENY_POLICY]["spec"] = {"podSelector": {}}
     world.step()
     assert (world.status.phase, world.status.reason) == ("Training", "NameConflict")
-    assert world.find("RayJob")
+    world.say(STEP)
+    world.step()
+    assert world.find("RayJob") and world.status.progress and world.status.progress.step == 9, "it is still looked at"
     world.objects["NetworkPolicy", DENY_POLICY]["metadata"]["labels"] = {MANAGED_BY_LABEL: MANAGER}
     world.settle()
     assert (world.status.phase, world.status.reason) == ("Training", None)

@@ -169,3 +169,10 @@ def test_a_refused_run_file_is_told_and_no_pod_is_made() -> None:
     assert world.status.reason == "PodsForbidden"
     assert "exceeded quota: count/configmaps" in (world.status.message or "")
     assert "Job contracts-prepare" not in world.made
+
+
+def test_a_job_cannot_have_the_name_of_the_namespace_s_policy() -> None:
+    world = World({"metadata.name": DENY_POLICY})
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Failed", "SpecInvalid")
+    assert "choose another name" in (world.status.message or "") and world.made == []
