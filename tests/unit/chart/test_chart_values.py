@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from support.chart import CHART, REGISTRY, SERVED, HelmError, cases, helm, render
 
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
 FREE = ("/settings", "/readiness/job", "/monitoring/prometheus")
 """Values that are empty until somebody fills them in."""
 
@@ -50,7 +51,6 @@ def test_lint_finds_nothing(case: object) -> None:
             "settings.storage.peers[0].cidr=10.0.0.0/8,settings.storage.peers[0].namespaceLabels.app=s3",
             "at '/settings/storage/peers/0/namespaceLabels': 'not' failed",
         ),
-        ("caBundle=ca.crt", "at '/caBundle': 'ca.crt' does not match pattern"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_with_its_place(change: str, sentence: str) -> None:
@@ -77,6 +77,17 @@ def test_values_that_contradict_each_other_are_refused() -> None:
     assert "store.tenants needs keys that the chart makes" in refusal(
         "store.enabled=true", "store.existingSecret=mine", "store.tenants[0].namespace=legal"
     )
+
+
+@pytest.mark.parametrize("value", ["caBundle", "settings.storage.ca"])
+def test_an_authority_is_certificates_and_no_private_key(value: str) -> None:
+    """Everybody who may read the release or a job's pod would have the key; the refusal does not repeat it."""
+    assert f"{value} must be certificates in PEM form" in refusal(f"{value}=ca.crt")
+    for before in ("", f"{CERTIFICATE}\n"):
+        said = refusal(f"{value}={before}-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE")
+        assert f"{value} holds a private key" in said
+        assert "MHcCAQEE" not in said
+    assert render("--set", f"{REGISTRY},{value}={CERTIFICATE}")
 
 
 def test_the_schema_knows_every_value_and_no_other() -> None:
