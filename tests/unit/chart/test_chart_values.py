@@ -57,6 +57,12 @@ def test_a_value_that_cannot_be_meant_is_refused_with_its_place(change: str, sen
     assert sentence in refusal(change)
 
 
+def test_no_port_of_the_api_server_is_refused() -> None:
+    """A rule without ports opens them all."""
+    with pytest.raises(HelmError, match=r"at '/networkPolicy/apiServer/ports': minItems: got 0, want 1"):
+        render("--set", REGISTRY, "--set-json", "networkPolicy.apiServer.ports=[]")
+
+
 def test_a_missing_registry_is_asked_for() -> None:
     with pytest.raises(HelmError, match=r"images\.registry is missing: name the registry that holds the images"):
         render()
