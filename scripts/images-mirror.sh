@@ -17,9 +17,14 @@ copy_with_skopeo() {
 }
 
 copy_with_docker() {
-  local source=$1 target=$2
-  if [[ -f $source ]]; then
-    source=$("$program" load --quiet --input "$source" | sed -n 's/^Loaded image: *//p')
+  local source=$1 target=$2 archive=$1
+  if [[ -f $archive ]]; then
+    source=$("$program" load --quiet --input "$archive" | sed -n 's/^Loaded image: *//p')
+    if [[ -z $source || $source == *$'\n'* ]]; then
+      echo "$archive must hold one image under one name; $program found: ${source:-none}." \
+        "Write it again with '$program save NAME:TAG'." >&2
+      return 1
+    fi
   else
     "$program" pull "$source"
   fi
@@ -46,7 +51,7 @@ fi
 program=$(find_program)
 copy=copy_with_docker
 [[ $program == skopeo ]] && copy=copy_with_skopeo
-while read -r source name rest; do
+while read -r source name rest || [[ -n $source ]]; do   # the last line may lack its newline
   if [[ -z $source || $source == \#* ]]; then
     continue
   fi

@@ -26,11 +26,11 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def install(programs: Path, name: str) -> None:
+def install(programs: Path, name: str, loaded: str = "Loaded image: localhost/cloister/operator:dev") -> None:
     """A program that notes its arguments and, like docker, says what it loaded."""
     (programs / name).write_text(
         f'#!/usr/bin/env bash\ncat >/dev/null\necho {name} "$@" >>{programs}/calls\n'
-        'if [[ $1 == load ]]; then echo "Loaded image: localhost/cloister/operator:dev"; fi\n'
+        f'if [[ $1 == load ]]; then echo "{loaded}"; fi\n'
     )
     (programs / name).chmod(0o755)
 
@@ -69,6 +69,38 @@ def test_skopeo_copies_and_comes_before_docker(programs: Path, tmp_path: Path) -
         "skopeo copy --all docker://other.internal/kuberay/operator:v1.6.0 "
         "docker://registry.internal/cloister/kuberay-operator:v1.6.0",
     ]
+
+
+def test_a_last_line_without_a_newline_is_copied(programs: Path) -> None:
+    install(programs, "skopeo")
+    assert mirror(programs, "other.internal/a:1 a:1\nother.internal/b:1 b:1").returncode == 0
+    assert (programs / "calls").read_text().splitlines() == [
+        "skopeo copy --all docker://other.internal/a:1 docker://registry.internal/cloister/a:1",
+        "skopeo copy --all docker://other.internal/b:1 docker://registry.internal/cloister/b:1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "found"),
+    [
+        ("Loaded image ID: sha256:0123", "none"),
+        ("Loaded image: localhost/a:1\nLoaded image: localhost/b:1", "localhost/a:1\nlocalhost/b:1"),
+    ],
+    ids=["no name", "two names"],
+)
+def test_an_archive_without_one_name_ends_in_a_sentence(
+    programs: Path, tmp_path: Path, loaded: str, found: str
+) -> None:
+    archive = tmp_path / "operator.tar"
+    archive.touch()
+    install(programs, "docker", loaded)
+    done = mirror(programs, f"{archive} operator:0.1.0\n")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{archive} must hold one image under one name; docker found: {found}. "
+        "Write it again with 'docker save NAME:TAG'.\n"
+    )
+    assert (programs / "calls").read_text() == f"docker load --quiet --input {archive}\n"
 
 
 def test_a_line_without_a_name_ends_it(programs: Path) -> None:
