@@ -42,6 +42,10 @@ def test_lint_finds_nothing(case: object) -> None:
         ("settings.allowed.egress={Closed}", "at '/settings/allowed/egress/0': value must be one of"),
         ("store.buckets={My_Models}", "at '/store/buckets/0': 'My_Models' does not match pattern"),
         ("store.tenants[0].read={models}", "at '/store/tenants/0': missing property 'namespace'"),
+        (
+            "store.tenants[0].namespace=legal,store.tenants[0].read={models/a}",
+            "at '/store/tenants/0/read/0': 'models/a'",
+        ),
         ("readiness.uri=/models", "at '/readiness/uri': '/models' does not match pattern"),
         (
             "monitoring.prometheus.cidr=10.0.0.0/8,monitoring.prometheus.podLabels.app=prometheus",
@@ -83,6 +87,18 @@ def test_values_that_contradict_each_other_are_refused() -> None:
     assert "store.tenants needs keys that the chart makes" in refusal(
         "store.enabled=true", "store.existingSecret=mine", "store.tenants[0].namespace=legal"
     )
+
+
+def test_a_tenant_is_named_once() -> None:
+    assert "store.tenants names the namespace legal twice" in refusal(
+        "store.enabled=true", "store.tenants[0].namespace=legal", "store.tenants[1].namespace=legal"
+    )
+
+
+def test_what_a_tenant_may_is_a_bucket_or_a_part_of_one() -> None:
+    places = ["models", "models/*", "adapters/legal/v1.2/*"]
+    tenant = json.dumps({"namespace": "legal", "read": places, "write": places})
+    assert render("--set", f"{REGISTRY},store.enabled=true", "--set-json", f"store.tenants=[{tenant}]")
 
 
 @pytest.mark.parametrize("value", ["caBundle", "settings.storage.ca"])
