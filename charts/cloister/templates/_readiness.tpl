@@ -29,7 +29,11 @@ kind: Job
 metadata:
   name: cloister-readiness-inputs
   namespace: {{ include "cloister.readinessNamespace" . }}
-  labels: {{- include "cloister.labels" (list . "readiness") | nindent 4 }}
+  labels:
+    {{- include "cloister.labels" (list . "readiness") | nindent 4 }}
+    {{- with .Values.settings.auxiliaryQueueName }}
+    kueue.x-k8s.io/queue-name: {{ . }}
+    {{- end }}
 spec:
   backoffLimit: 0
   ttlSecondsAfterFinished: 3600
@@ -38,9 +42,6 @@ spec:
       labels:
         {{- include "cloister.labels" (list . "readiness") | nindent 8 }}
         cloister.dev/store-client: "true"
-        {{- with .Values.settings.auxiliaryQueueName }}
-        kueue.x-k8s.io/queue-name: {{ . }}
-        {{- end }}
     spec:
       restartPolicy: Never
       automountServiceAccountToken: false

@@ -21,6 +21,7 @@ WAITING_IN_VAIN = frozenset(
     ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
 )
 DONE = ("Complete", "Failed")
+QUEUED = ("Queued", "Kueue did not admit its Job in time: look at the LocalQueue of settings.auxiliaryQueueName")
 
 Say = Callable[[str], None]
 
@@ -29,9 +30,12 @@ async def gather(cluster: Cluster, plan: Plan, say: Say) -> Facts:
     """Everything that the table asks. The job is tried when its inputs are in the store. Raises ClusterError."""
     seen = await look_around(cluster, plan)
     say("The trainer's image writes a tiny model and rows to the object store.")
-    inputs = await run_inputs(cluster, plan)
+    deadline = asyncio.get_running_loop().time() + plan.timeout_s
+    inputs = await run_inputs(cluster, plan, deadline)
     tried = inputs.ended and not inputs.reason
-    return replace(seen, inputs=inputs, job=await run_job(cluster, plan, say) if tried else JobFound(phase=""))
+    return replace(
+        seen, inputs=inputs, job=await run_job(cluster, plan, deadline, say) if tried else JobFound(phase="")
+    )
 
 
 async def look_around(cluster: Cluster, plan: Plan) -> Facts:
@@ -47,18 +51,22 @@ async def look_around(cluster: Cluster, plan: Plan) -> Facts:
     )
 
 
-async def run_inputs(cluster: Cluster, plan: Plan) -> InputsFound:
-    """Run the Job that writes the inputs, until it ended or its pod does not start."""
+async def run_inputs(cluster: Cluster, plan: Plan, deadline: float) -> InputsFound:
+    """Run the Job that writes the inputs, until it ended, its pod does not start, or the loop's clock says `deadline`.
+
+    What waits for its queue has no pod and needs no patience.
+    """
     namespace, name = await _make_anew(cluster, plan.inputs)
     now = asyncio.get_running_loop().time
-    deadline, patience = now() + plan.timeout_s, now() + plan.patience_s
+    patience = now() + plan.patience_s
     while True:
         pods = await cluster.list("Pod", namespace, label_selector=f"job-name={name}")
         pod = pods.items[-1] if pods and pods.items else None
         if pod is not None and (ended := _termination(pod)) is not None:
             return ended
-        obstacle = _obstacle(pod)
-        if obstacle is None:
+        queued = pod is None and reading.part(await cluster.get("Job", namespace, name) or {}, "spec").get("suspend")
+        obstacle = QUEUED if queued else _obstacle(pod)
+        if queued or obstacle is None:
             patience = now() + plan.patience_s
         if now() > min(deadline, patience):
             reason, message = obstacle or ("Timeout", "its pod did not end in time")
@@ -66,11 +74,14 @@ async def run_inputs(cluster: Cluster, plan: Plan) -> InputsFound:
         await asyncio.sleep(POLL_S)
 
 
-async def run_job(cluster: Cluster, plan: Plan, say: Say) -> JobFound:
-    """Apply the FineTuneJob and follow it. It is deleted when it is complete; one that failed stays to be read."""
+async def run_job(cluster: Cluster, plan: Plan, deadline: float, say: Say) -> JobFound:
+    """Apply the FineTuneJob and follow it until the loop's clock says `deadline`.
+
+    It is deleted when it is complete; one that failed stays to be read.
+    """
     namespace, name = await _make_anew(cluster, plan.job)
     now = asyncio.get_running_loop().time
-    deadline, said, found = now() + plan.timeout_s, "", JobFound(phase="Pending")
+    said, found = "", JobFound(phase="Pending")
     while found.phase not in DONE and now() < deadline:
         job = await cluster.get(plan.job["kind"], namespace, name) or {}
         found = _job_found(job)

@@ -26,7 +26,7 @@ class Plan:
     """Names that jobs' pods must resolve."""
     kueue_namespace: str
     timeout_s: float
-    """How long the FineTuneJob may take, and how long its inputs."""
+    """How long the inputs and the FineTuneJob may take together."""
     patience_s: float
     """How long a pod may wait for an image or a Secret: a kubelet tries again and again."""
     expected: Expectations
