@@ -3,18 +3,23 @@
 {{- .Values.store.existingSecret | default (printf "%s-store" (include "cloister.fullname" .)) -}}
 {{- end }}
 
-{{/* Everybody who gets keys, as a JSON list: the tenants, and the readiness job's namespace when it is none of them. */}}
+{{/* Everybody who gets keys, as a JSON list: the tenants, and the readiness job's namespace. */}}
 {{- define "cloister.storeTenants" -}}
+{{- $readiness := include "cloister.readinessNamespace" . -}}
+{{- $trial := printf "%s/*" (trimPrefix "s3://" .Values.readiness.uri) -}}
 {{- $tenants := list -}}
 {{- $namespaces := list -}}
 {{- range .Values.store.tenants -}}
 {{- $namespaces = append $namespaces .namespace -}}
-{{- $tenants = append $tenants (dict "namespace" .namespace "secret" "cloister-storage" "read" (.read | default list) "write" (.write | default list)) -}}
+{{- $write := .write | default list -}}
+{{- if eq .namespace $readiness -}}
+{{- $write = append $write $trial | uniq -}}
 {{- end -}}
-{{- $readiness := include "cloister.readinessNamespace" . -}}
+{{- $tenants = append $tenants (dict "namespace" .namespace "secret" "cloister-storage" "read" (.read | default list) "write" $write) -}}
+{{- end -}}
 {{- if not (has $readiness $namespaces) -}}
 {{- $runs := printf "cloister-runs/%s/*" $readiness -}}
-{{- $tenants = append $tenants (dict "namespace" $readiness "secret" .Values.readiness.secretName "read" list "write" (list (printf "%s/*" (trimPrefix "s3://" .Values.readiness.uri)) $runs)) -}}
+{{- $tenants = append $tenants (dict "namespace" $readiness "secret" .Values.readiness.secretName "read" list "write" (list $trial $runs)) -}}
 {{- end -}}
 {{- toJson $tenants -}}
 {{- end }}

@@ -154,6 +154,17 @@ def test_jobs_reach_the_operator_and_the_store_by_the_settings_alone() -> None:
     assert settings.storage.endpoint == "http://cloister-store.cloister-system.svc:8333"
 
 
+@pytest.mark.parametrize("written", [["adapters/legal/*"], ["adapters/legal/*", "cloister-runs/readiness/*"]])
+def test_a_tenant_whose_namespace_runs_helm_test_may_write_its_model(written: list[str]) -> None:
+    tenants = json.dumps([{"namespace": name, "write": written} for name in ("legal", "hr")])
+    changes = f"{WITH_REGISTRY},store.enabled=true,readiness.namespace=legal"
+    found = objects(render("--set", changes, "--set-json", f"store.tenants={tenants}"))
+    pod = named(found, "Job", "cloister-store-credentials")["spec"]["template"]["spec"]
+    (argument,) = [word for word in pod["containers"][0]["command"] if word.startswith("--tenants=")]
+    may_write = {each["namespace"]: each["write"] for each in json.loads(argument.partition("=")[2])}
+    assert may_write == {"legal": ["adapters/legal/*", "cloister-runs/readiness/*"], "hr": written}
+
+
 def test_what_the_administrator_says_wins_over_what_the_chart_knows() -> None:
     changes = ["settings.network.controlAddress=elsewhere:1", "settings.limits.workers=4"]
     settings = settings_of(objects(render("--set", ",".join([WITH_REGISTRY, *changes]))))

@@ -95,6 +95,15 @@ def test_a_tenant_is_named_once() -> None:
     )
 
 
+def test_helm_test_has_the_secret_that_the_store_makes_for_its_namespace() -> None:
+    tenant = ("store.enabled=true", "store.tenants[0].namespace=legal", "readiness.namespace=legal")
+    assert "the namespace legal of helm test is one of store.tenants" in refusal(*tenant, "readiness.secretName=own")
+    assert "the Secret with the store's own keys" in refusal(
+        "store.enabled=true", "readiness.secretName=cloister-store"
+    )
+    assert render("--set", f"{REGISTRY},store.enabled=true,readiness.namespace=legal,readiness.secretName=own")
+
+
 def test_what_a_tenant_may_is_a_bucket_or_a_part_of_one() -> None:
     places = ["models", "models/*", "adapters/legal/v1.2/*"]
     tenant = json.dumps({"namespace": "legal", "read": places, "write": places})
