@@ -102,6 +102,7 @@ def test_helm_test_has_the_secret_that_the_store_makes_for_its_namespace() -> No
         "store.enabled=true", "readiness.secretName=cloister-store"
     )
     assert render("--set", f"{REGISTRY},store.enabled=true,readiness.namespace=legal,readiness.secretName=own")
+    assert render("--set", f"{REGISTRY},store.enabled=true,store.existingSecret=own,readiness.secretName=own")
 
 
 def test_what_a_tenant_may_is_a_bucket_or_a_part_of_one() -> None:
