@@ -294,6 +294,16 @@ def test_metrics_in_rules_and_dashboard_are_those_that_the_operator_has() -> Non
     }
 
 
+@pytest.mark.parametrize(("namespaces", "operators"), [([], 1), (["legal", "hr", "sales"], 3)])
+def test_the_alert_of_an_operator_that_is_down_counts_them_all(namespaces: list[str], operators: int) -> None:
+    """absent() would be content with one of them."""
+    values = f"{WITH_REGISTRY},monitoring.rules.enabled=true"
+    found = objects(render("--set", values, "--set-json", f"operator.namespaces={json.dumps(namespaces)}"))
+    (down, *_) = named(found, "PrometheusRule", "cloister")["spec"]["groups"][0]["rules"]
+    assert down["alert"] == "CloisterOperatorDown"
+    assert down["expr"] == f"(count(cloister_queue_depth) or vector(0)) < {operators}"
+
+
 def test_weed_knows_every_flag_of_the_store() -> None:
     found = objects(render("--set", f"{WITH_REGISTRY},store.enabled=true"))
     (container,) = named(found, "StatefulSet", "cloister-store")["spec"]["template"]["spec"]["containers"]
