@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
+from cloister_operator.names import MANAGED_BY_LABEL, MANAGER
+from cloister_operator.store_credentials import OWNER
 from cluster.control_plane.binaries import program
-from support.chart import REGISTRY, objects, render
+from support.chart import CHART, FOLDER, REGISTRY, ROOT, Object, objects, render, rendered
 from support.pages import VALUES, Block, blocks, commands
 
 INSTALLING = {"install", "upgrade", "template"}
 OTHER_HELM = {"test", "uninstall", "package", "get"}
 DRY = {"create"}
 """Verbs of kubectl that run without a cluster."""
-OTHER_KUBECTL = {"apply", "get", "describe", "delete", "label", "port-forward", "logs", "annotate"}
+OTHER_KUBECTL = {"apply", "get", "describe", "delete", "label", "port-forward", "logs", "annotate", "patch", "wait"}
 FLAGS_OF_A_CLUSTER = {"-n", "--namespace", "--timeout"}
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -59,6 +63,34 @@ def test_a_helm_command_renders_with_the_values_before_it(block: Block, words: l
     values.write_text(values_before(block))
     ca.write_text(CA)
     assert objects(render("--set", REGISTRY, *rendering(words, values, ca)))
+
+
+def test_helm_test_has_ten_minutes_more_than_what_it_runs() -> None:
+    minutes = YAML(typ="safe").load(CHART / "values.yaml")["readiness"]["timeoutMinutes"]
+    shown = [words[words.index("--timeout") + 1] for _, words in shell("helm") if words[1] == "test"]
+    assert shown == [f"{minutes + 10}m"]
+
+
+def test_what_is_left_is_deleted_by_the_labels_that_it_has() -> None:
+    owners = {words[words.index("-l") + 1] for _, words in shell("kubectl") if "-l" in words}
+    assert {f"{MANAGED_BY_LABEL}={MANAGER}", f"{MANAGED_BY_LABEL}={OWNER}"} <= owners
+    (of_the_chart,) = [each for each in owners if "part-of" in each]
+    labels = dict(each.split("=") for each in of_the_chart.split(","))
+    for hook in hook_workloads():
+        assert labels.items() <= hook["metadata"]["labels"].items()
+
+
+def test_every_pod_without_a_policy_of_the_chart_is_named() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    named = set(re.findall(r"^\| `(cloister-[a-z-]+)`", page, re.MULTILINE))
+    assert named == {each["metadata"]["labels"]["app.kubernetes.io/name"] for each in hook_workloads()}
+
+
+def hook_workloads() -> list[Object]:
+    """Jobs of hooks and the pod of `helm test`, with the store."""
+    hooks = [each for each in objects(rendered(FOLDER / "store")) if each["kind"] in ("Job", "Pod")]
+    assert len(hooks) == 3
+    return hooks
 
 
 @pytest.mark.parametrize(("block", "words"), shell("kubectl"), ids=str)
