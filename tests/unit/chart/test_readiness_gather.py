@@ -44,7 +44,7 @@ class Queue(Cluster):
     async def list(self, kind: str, namespace: str | None, **selectors: str) -> Listing:
         self._looks += 1
         ended = {"status": {"containerStatuses": [{"state": {"terminated": TERMINATED}}]}}
-        return Listing([ended] if self._admitted else [], "1")
+        return Listing([ended] if self._admitted else [], 1)
 
 
 @pytest.fixture(autouse=True)
