@@ -110,8 +110,8 @@ def test_another_cluster_is_used_only_by_its_name(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
     with pytest.raises(KubectlError, match="CLOISTER_TEST_CLUSTER names the context prod"):
-        named_cluster("prod", tmp_path)
-    named = named_cluster("cloister-test", tmp_path)
+        named_cluster("prod", tmp_path, "CLOISTER_TEST_CLUSTER")
+    named = named_cluster("cloister-test", tmp_path, "CLOISTER_TEST_CLUSTER")
     assert named.api.get("/readyz") == "ok"
     named.close()
 
