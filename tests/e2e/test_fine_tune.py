@@ -132,7 +132,7 @@ def test_it_goes_through_all_phases_and_kubectl_shows_how_far_it_is(run: Run) ->
 
 def test_restricted_egress_is_proven_and_nothing_else_flowed(run: Run) -> None:
     assert run.condition("EgressRestricted") == ("True", "Enforced")
-    mine = [each for each in run.node.policies.refusals() if each.pod.startswith(f"{TENANT}/")]
+    mine = [each for each in run.node.policies.refusals() if each.source.startswith(f"{TENANT}/")]
     assert mine, "every process tries the canary"
     assert {each.port for each in mine} == {CANARY_PORT}
     assert not any(each.would_leave for each in mine)
