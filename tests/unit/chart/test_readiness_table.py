@@ -15,7 +15,7 @@ EXPECTED = Expectations(
 )
 READY = Facts(
     ray_jobs_served=True,
-    kuberay_images=("quay.io/kuberay/operator:v1.6.0",),
+    kuberay_images=("registry.internal/kuberay/operator:v1.6.0",),
     kueue_served=True,
     kueue_frameworks=frozenset(("batch/job", "ray.io/rayjob")),
     unresolved=(),
