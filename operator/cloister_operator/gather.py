@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
@@ -18,7 +17,6 @@ from cloister_operator.store import Key, Object, Store
 
 FINAL = frozenset({"Complete", "Failed"})
 CONTROLLER_UID_LABEL = "batch.kubernetes.io/controller-uid"
-log = logging.getLogger(__name__)
 
 
 class Gatherer:

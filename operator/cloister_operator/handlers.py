@@ -100,7 +100,6 @@ class Operator:
         self.store, self.queue = Store(), WorkQueue()
         self._open = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        self._reconciler: Reconciler | None = None
         self._listed, self._watch_began = asyncio.Event(), asyncio.Event()
         self._told: deque[str] = deque(maxlen=MOST_TOLD)
         self._absent: set[str] = set()
@@ -128,7 +127,7 @@ class Operator:
         cluster = await self._open.enter_async_context(connect(metrics.count_call))
         for port in self._ports:
             await self._open.enter_async_context(await listen("", port))
-        reconciler = self._reconciler = Reconciler(cluster, self.store, self._configuration.settings)
+        reconciler = Reconciler(cluster, self.store, self._configuration.settings)
         work = self._timed(reconciler)
         self._tasks = [asyncio.create_task(self._work_when_listed(work)) for _ in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._keep_listing(cluster, reconciler)))
