@@ -42,10 +42,12 @@ def helm(*arguments: str, environment: dict[str, str] | None = None, text: str |
     return ended.stdout
 
 
-def render(*arguments: str, served: tuple[str, ...] = SERVED) -> str:
+def render(
+    *arguments: str, served: tuple[str, ...] = SERVED, release: str = RELEASE, namespace: str = NAMESPACE
+) -> str:
     """The chart's manifests, for a cluster that serves `served`."""
     known = [f"--api-versions={version}" for version in served]
-    return helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *known, *arguments)
+    return helm("template", release, str(CHART), "--namespace", namespace, *known, *arguments)
 
 
 def objects(text: str) -> list[Object]:

@@ -1,6 +1,31 @@
+{{/* A name of at most so many characters: (list $name 63). A longer one ends in its hash, so that no two are alike. */}}
+{{- define "cloister.fit" -}}
+{{- $name := index . 0 -}}
+{{- $most := index . 1 | int -}}
+{{- if gt (len $name) $most -}}
+{{ printf "%s-%s" ($name | trunc (sub $most 9 | int) | trimSuffix "-") ($name | sha256sum | trunc 8) }}
+{{- else -}}
+{{ $name }}
+{{- end -}}
+{{- end }}
+
 {{/* Names of everything that the release makes begin with this. */}}
 {{- define "cloister.fullname" -}}
-{{- contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) | trunc 40 | trimSuffix "-" }}
+{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{ include "cloister.fit" (list $name 40) }}
+{{- end }}
+
+{{/* The name of what a hook makes in any namespace: (list $ "readiness"). A release of this name elsewhere has another. */}}
+{{- define "cloister.hookName" -}}
+{{- $root := index . 0 -}}
+{{- $home := $root.Release.Namespace | sha256sum | trunc 8 -}}
+{{ include "cloister.fit" (list (printf "%s-%s-%s" (include "cloister.fullname" $root) (index . 1) $home) 63) }}
+{{- end }}
+
+{{/* The name of an operator's Deployment and ServiceAccount: (list $ namespace), "" for all namespaces. */}}
+{{- define "cloister.operatorName" -}}
+{{- $name := printf "%s-operator" (include "cloister.fullname" (index . 0)) -}}
+{{ include "cloister.fit" (list (index . 1 | empty | ternary $name (printf "%s-%s" $name (index . 1))) 63) }}
 {{- end }}
 
 {{/* Labels by which pods of a component ("operator", "store", …) are found: (list $ component). They never change. */}}

@@ -1,3 +1,8 @@
+{{/* The name of the FineTuneJob: a job's may have 40 characters. */}}
+{{- define "cloister.readinessName" -}}
+{{ include "cloister.fit" (list (printf "%s-readiness" (include "cloister.fullname" .)) 40) }}
+{{- end }}
+
 {{/* What `helm test` is asked to do, as JSON: see cloister_operator.readiness.plan. */}}
 {{- define "cloister.readinessPlan" -}}
 {{- $settings := include "cloister.settings" . | fromYaml -}}
@@ -27,7 +32,7 @@
 apiVersion: batch/v1
 kind: Job
 metadata:
-  name: cloister-readiness-inputs
+  name: {{ include "cloister.readinessName" . }}-inputs
   namespace: {{ include "cloister.readinessNamespace" . }}
   labels:
     {{- include "cloister.labels" (list . "readiness") | nindent 4 }}
@@ -85,7 +90,7 @@ spec:
 apiVersion: cloister.dev/v1alpha1
 kind: FineTuneJob
 metadata:
-  name: cloister-readiness
+  name: {{ include "cloister.readinessName" . }}
   namespace: {{ include "cloister.readinessNamespace" . }}
   labels:
     {{- include "cloister.labels" (list . "readiness") | nindent 4 }}

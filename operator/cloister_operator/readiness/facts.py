@@ -56,3 +56,7 @@ class Expectations:
     kueue_required: bool
     namespace: str
     """Where the job runs."""
+    inputs_name: str
+    """Name of the Job that writes the inputs."""
+    job_name: str
+    """Name of the FineTuneJob."""

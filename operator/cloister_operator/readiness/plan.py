@@ -48,5 +48,7 @@ def read_plan(path: Path, patience_s: float) -> Plan:
             gpu_optional=expected["gpuOptional"],
             kueue_required=expected["kueueRequired"],
             namespace=found["job"]["metadata"]["namespace"],
+            inputs_name=found["inputs"]["metadata"]["name"],
+            job_name=found["job"]["metadata"]["name"],
         ),
     )

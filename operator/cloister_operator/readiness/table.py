@@ -127,7 +127,7 @@ def _images(facts: Facts, expected: Expectations) -> Row:
         return Row(question, Answer.YES, "the trainer's image ran")
     fix = (
         f"Check images.* and the Secrets of images.pullSecrets in namespace {expected.namespace}; kubectl describe job "
-        f"cloister-readiness-inputs -n {expected.namespace} says more."
+        f"{expected.inputs_name} -n {expected.namespace} says more."
     )
     return Row(question, Answer.NO, f"{facts.inputs.reason}: {facts.inputs.message}".strip(": "), fix)
 
@@ -174,7 +174,7 @@ def _job(facts: Facts, expected: Expectations) -> Row:
     if not job.phase:
         return Row(question, Answer.UNKNOWN, "not tried: its model and rows are not in the store")
     fix = (
-        f"docs/reasons.md says what to do about each reason; kubectl describe ftj cloister-readiness -n "
+        f"docs/reasons.md says what to do about each reason; kubectl describe ftj {expected.job_name} -n "
         f"{expected.namespace} says more."
     )
     return Row(question, Answer.NO, f"{job.phase}, {job.reason}: {job.message}", fix)

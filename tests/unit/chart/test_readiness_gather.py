@@ -16,7 +16,14 @@ from cloister_operator.readiness.plan import Plan
 from support.chart import FOLDER, objects, rendered
 
 Object = dict[str, Any]
-EXPECTED = Expectations(("nvidia.com/gpu",), gpu_optional=True, kueue_required=True, namespace="research")
+EXPECTED = Expectations(
+    ("nvidia.com/gpu",),
+    gpu_optional=True,
+    kueue_required=True,
+    namespace="research",
+    inputs_name="cloister-readiness-inputs",
+    job_name="cloister-readiness",
+)
 TERMINATED = {"message": TerminationMessage(outcome=Outcome.SUCCEEDED).encode(), "exitCode": 0}
 
 

@@ -11,7 +11,12 @@ from cloister_operator.readiness.facts import Expectations, Facts, InputsFound, 
 from cloister_operator.readiness.table import Answer, Row, is_ready, render, rows
 
 EXPECTED = Expectations(
-    gpu_resources=("nvidia.com/gpu",), gpu_optional=False, kueue_required=False, namespace="cloister-system"
+    gpu_resources=("nvidia.com/gpu",),
+    gpu_optional=False,
+    kueue_required=False,
+    namespace="cloister-system",
+    inputs_name="cloister-readiness-inputs",
+    job_name="cloister-readiness",
 )
 READY = Facts(
     ray_jobs_served=True,
