@@ -27,19 +27,24 @@ def cases() -> list[Path]:
 
 
 def children(case: Path) -> str:
-    """Every child that the job gets on its way to a published adapter, as YAML, in the order in which they are made."""
+    """Every child of the case's job, as YAML, in the order in which they are made."""
     settings = case / "settings.yaml"
     admin = parse_settings(settings.read_text() if settings.exists() else SETTINGS_YAML, str(settings))
     (job,) = read_documents((case / "job.yaml").read_text())
-    world, made = World(admin=admin, job=job.value), []
+    return dump(journey(World(admin=admin, job=job.value)))
+
+
+def journey(world: World) -> list[dict[str, Any]]:
+    """Every child that a job gets on its way to a published adapter, as long as nothing keeps it."""
+    made: list[dict[str, Any]] = []
     for _ in range(10):
         decision = world.step()
         made += [action.object for action in decision.actions if isinstance(action, Create)]
-        if ("Job", f"{job.value['metadata']['name']}-prepare") in world.objects and not world.status.plan:
+        if ("Job", f"{world.job['metadata']['name']}-prepare") in world.objects and not world.status.plan:
             world.succeed(Step.PREPARE, PREPARED)
         elif world.find("RayJob"):
             world.ray("SUCCEEDED")
-    return dump(made)
+    return made
 
 
 def dump(documents: list[dict[str, Any]]) -> str:

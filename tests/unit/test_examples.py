@@ -1,47 +1,93 @@
-"""Every manifest under examples/ loads, and the quickstart's data are what its script writes."""
+"""Every manifest under examples/ loads and is decided upon; the data are what their scripts write; the plans fit."""
 
 from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from cloister_api.loading import load_jobs
+from cloister_api.loading import load_job
+from cloister_operator.settings import Settings
+from cloister_operator.settings_file import parse_settings
+from support.chart import objects, render
+from support.examples import CHART_VALUES, EXAMPLES, Shown, jobs, shown_jobs
+from support.operator_golden import journey
+from support.operator_world import World
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
 QUICKSTART = EXAMPLES / "01-quickstart"
-MANIFESTS = sorted(EXAMPLES.rglob("*.yaml"))
+CHILDREN = ["NetworkPolicy", "NetworkPolicy", "ConfigMap", "Job", "RayJob", "Job"]
+LOCAL = "file://"
+"""Such a job is for one machine."""
 
 
-def rows(name: str) -> Iterator[list[dict[str, str]]]:
-    for line in (QUICKSTART / name).read_text().splitlines():
-        yield json.loads(line)["messages"]
+@cache
+def example_settings() -> Settings:
+    """What examples/values.yaml makes of the administrator's settings."""
+    (config_map,) = [
+        each
+        for each in objects(render("--values", str(CHART_VALUES)))
+        if each["kind"] == "ConfigMap" and "settings.yaml" in each.get("data", {})
+    ]
+    return parse_settings(config_map["data"]["settings.yaml"], str(CHART_VALUES))
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(EXAMPLES)))
-def test_every_example_loads(path: Path) -> None:
-    (job,) = load_jobs(path)
-    assert job.metadata.name
+def any_settings() -> Settings:
+    """The same, for jobs in pages, which name places of every kind."""
+    allowed = {"uriPrefixes": ["s3://", "pvc://"], "secretNames": ["*"], "claims": ["*"]}
+    return Settings.model_validate(example_settings().to_api() | {"allowed": allowed})
 
 
-def test_every_folder_is_in_the_overview() -> None:
+def rows(name: str) -> list[list[dict[str, str]]]:
+    return [json.loads(line)["messages"] for line in (QUICKSTART / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("shown", jobs(), ids=str)
+def test_every_example_loads(shown: Shown) -> None:
+    assert load_job(json.dumps(shown.object), shown.place).metadata.namespace
+
+
+@pytest.mark.parametrize("shown", jobs(), ids=str)
+def test_every_example_gets_its_children_with_the_settings_beside_it(shown: Shown) -> None:
+    assert made(shown, example_settings()) == CHILDREN
+
+
+@pytest.mark.parametrize("shown", [each for each in shown_jobs() if LOCAL not in json.dumps(each.object)], ids=str)
+def test_every_job_in_a_page_gets_its_children(shown: Shown) -> None:
+    assert made(shown, any_settings()) == CHILDREN
+
+
+def made(shown: Shown, admin: Settings) -> list[str]:
+    """Kinds of the job's children in order; what holds it back is taken away once it was reached."""
+    world = World(admin=admin, job={**shown.object, "metadata": {"namespace": "legal"} | shown.object["metadata"]})
+    found = journey(world)
+    assert world.status.phase != "Failed", world.status.message
+    if world.status.phase in ("Held", "Suspended"):
+        world.change("hold", "None")
+        world.change("suspend", False)
+        found += journey(world)
+    return [each["kind"] for each in found]
+
+
+def test_every_folder_is_in_the_overview_and_says_what_it_is() -> None:
     overview = (EXAMPLES / "README.md").read_text()
-    folders = [path for path in EXAMPLES.iterdir() if path.is_dir()]
-    assert len(folders) >= 3
+    folders = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+    assert [name[:2] for name in folders] == [f"{number:02}" for number in range(1, len(folders) + 1)]
     for folder in folders:
-        assert f"({folder.name}" in overview
+        assert f"({folder})" in overview
+        assert (EXAMPLES / folder / "README.md").read_text().startswith("# ")
 
 
-def test_the_quickstart_data_are_what_the_script_writes(tmp_path: Path) -> None:
-    script = tmp_path / "make_data.py"
-    script.write_text((QUICKSTART / "make_data.py").read_text())
-    runpy.run_path(str(script), run_name="__main__")
-    for name in ("train.jsonl", "holdout.jsonl"):
-        assert (tmp_path / name).read_bytes() == (QUICKSTART / name).read_bytes()
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*/make_data.py")), ids=lambda path: path.parent.name)
+def test_the_data_are_what_the_script_writes(script: Path, tmp_path: Path) -> None:
+    (tmp_path / script.name).write_text(script.read_text())
+    runpy.run_path(str(tmp_path / script.name), run_name="__main__")
+    written = sorted(path.name for path in tmp_path.glob("*.jsonl"))
+    assert written == sorted(path.name for path in script.parent.glob("*.jsonl"))
+    for name in written:
+        assert (tmp_path / name).read_bytes() == (script.parent / name).read_bytes()
 
 
 def test_no_held_out_order_is_trained_on() -> None:

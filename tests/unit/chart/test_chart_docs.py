@@ -19,7 +19,19 @@ INSTALLING = {"install", "upgrade", "template"}
 OTHER_HELM = {"test", "uninstall", "package", "get"}
 DRY = {"create"}
 """Verbs of kubectl that run without a cluster."""
-OTHER_KUBECTL = {"apply", "get", "describe", "delete", "label", "port-forward", "logs", "annotate", "patch", "wait"}
+OTHER_KUBECTL = {
+    "apply",
+    "get",
+    "describe",
+    "delete",
+    "label",
+    "port-forward",
+    "logs",
+    "annotate",
+    "patch",
+    "wait",
+    "auth",
+}
 FLAGS_OF_A_CLUSTER = {"-n", "--namespace", "--timeout"}
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -98,8 +110,9 @@ def test_a_kubectl_command_is_one(block: Block, words: list[str], tmp_path: Path
     if words[1] not in DRY:
         assert words[1] in OTHER_KUBECTL, f"{block}: {words}"
         return
+    for name in (word.partition("=")[2] for word in words if word.startswith("--from-file=")):
+        (tmp_path / name).touch()
     command = [program("kubectl"), *words[1:], "--dry-run=client", "--output=name"]
-    ended = subprocess.run(
-        command, env={"HOME": str(tmp_path), "PATH": ""}, capture_output=True, text=True, check=False
-    )
+    environment = {"HOME": str(tmp_path), "PATH": ""}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{block}: {ended.stderr}"

@@ -1,0 +1,315 @@
+"""What a job may meet, from the evidence to the reason that it gives: one case for each reason of the enum at least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cloister_api.events import FailureSeen
+from cloister_api.reasons import FailureReason
+from cloister_operator.names import Step
+from support.operator_world import PREPARED, World
+
+TAINTED = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+SAID_BY_PREPARE = [
+    "SpecInvalid",
+    "LicenseNotAllowed",
+    "LicenseUnknown",
+    "ModelNotFound",
+    "ModelUnsupported",
+    "DatasetNotFound",
+    "DatasetInvalid",
+    "OutputExists",
+    "DoesNotFit",
+    "StorageAccessDenied",
+    "StorageUnsupported",
+    "StorageFull",
+    "LocalDiskFull",
+    "EgressNotEnforced",
+    "SigningFailed",
+]
+SAID_BY_THE_DRIVER = ["LossDiverged", "SelfTestFailed", "EgressNotEnforced", "LocalDiskFull", "DoesNotFit"]
+SAID_BY_THE_DRIVER_RETRIED = [
+    "GpuOutOfMemory",
+    "GpuFault",
+    "CollectiveTimeout",
+    "WorkersLost",
+    "NoProgress",
+    "EgressUnproven",
+    "StorageAccessDenied",
+    "OutOfMemory",
+    "NodeLost",
+    "Internal",
+]
+SAID_BY_PUBLISH = ["EvaluationGateFailed", "AdapterInvalid", "SigningFailed", "OutputExists"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Evidence, and where it leads: a phase with a reason, and words that the message has."""
+
+    name: str
+    play: Callable[[World], Any]
+    phase: str
+    reason: str
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.phase} {self.reason}"
+
+
+def preparing(world: World) -> dict[str, Any]:
+    world.settle()
+    return world.step_job(Step.PREPARE)
+
+
+def waiting(reason: str, message: str = "no such thing") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def stuck(minutes: int, role: str = "prepare", **pod: Any) -> Callable[[World], Any]:
+    """A pod of prepare, or of the Ray cluster, that does not start for so long."""
+
+    def play(world: World) -> None:
+        if role == "prepare":
+            world.pod(preparing(world), role, phase="Pending", **pod)
+        else:
+            world.prepared()
+            world.pod(world.cluster(), role, phase="Pending", **pod)
+            world.ray("", "Initializing")
+        world.settle()
+        world.pass_time(minutes=minutes)
+        world.settle()
+
+    return play
+
+
+def unschedulable(message: str) -> list[dict[str, Any]]:
+    return [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]
+
+
+def out_of_memory(world: World) -> None:
+    """The Job makes the next pod after a pause."""
+    world.pod(preparing(world), "prepare", phase="Failed", container="prepare", state=OOM)
+
+
+def said(step: Step, reason: str) -> Callable[[World], Any]:
+    def play(world: World) -> None:
+        preparing(world)
+        if step is Step.PUBLISH:
+            world.succeed(Step.PREPARE, PREPARED)
+            world.settle()
+            world.ray("SUCCEEDED")
+            world.settle()
+        world.refuse(step, reason, exit_code=10 if FailureReason(reason).facts.refusal else 11)
+
+    return play
+
+
+def driver_said(reason: str) -> Callable[[World], Any]:
+    def play(world: World) -> None:
+        world.prepared()
+        world.running()
+        line = world.line(FailureSeen(reason=FailureReason(reason), message="It is so.", step=7, node="node-7"))
+        message = f"Job entrypoint command failed with exit code 12, last available logs:\nsome line\n{line}\n"
+        world.ray("FAILED", "Failed", reason="AppFailed", message=message)
+
+    return play
+
+
+def forbidden(minutes: int) -> Callable[[World], Any]:
+    def play(world: World) -> None:
+        world.warn(preparing(world), "FailedCreate", 'pods "x" is forbidden: exceeded quota: small')
+        world.settle()
+        world.pass_time(minutes=minutes)
+
+    return play
+
+
+def workers_forbidden(minutes: int) -> Callable[[World], Any]:
+    """KubeRay could make the head, and not the workers."""
+
+    def play(world: World) -> None:
+        world.prepared()
+        world.pod(world.cluster(), "head")
+        since = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        failure = {"type": "ReplicaFailure", "status": "True", "lastTransitionTime": since, "message": "exceeded quota"}
+        world.cluster()["status"]["conditions"].append(failure)
+        world.ray("", "Initializing")
+        world.settle()
+        world.pass_time(minutes=minutes)
+
+    return play
+
+
+def refused_by_admission(world: World) -> None:
+    world.refused["contracts-prepare"] = "admission webhook denied the request: no Jobs on Sundays"
+
+
+def deny_profile(world: World) -> None:
+    world.job["spec"]["distribution"] = {"profile": "other"}
+
+
+def somebody_elses(world: World) -> None:
+    world.add("Job", "contracts-prepare")
+
+
+def no_ray(world: World) -> None:
+    world.ray_installed = False
+    world.prepared()
+
+
+def too_long(world: World) -> None:
+    world.change("activeDeadlineSeconds", 60)
+    world.pod(preparing(world), "prepare")
+    world.settle()
+    world.pass_time(seconds=61)
+
+
+def store_silent(hours: int) -> Callable[[World], Any]:
+    def play(world: World) -> None:
+        preparing(world)
+        for _ in range(hours * 8 or 1):
+            world.refuse(Step.PREPARE, "StorageUnavailable", exit_code=12)
+            world.step()
+            if hours:
+                world.pass_time(minutes=10)
+                world.settle()
+
+    return play
+
+
+def killed_worker(state: dict[str, Any], **pod: Any) -> Callable[[World], Any]:
+    """KubeRay deletes a failed pod within a second; the attempt fails a little later without a word."""
+
+    def play(world: World) -> None:
+        world.prepared()
+        world.running()
+        world.settle()
+        gone = world.pod(world.cluster(), "worker", phase="Failed", state=state, node="node-7", **pod)
+        world.settle()
+        del world.objects["Pod", gone["metadata"]["name"]]
+        world.settle()
+        world.ray("FAILED", "Failed", reason="AppFailed", message="Job entrypoint command failed with exit code 1")
+
+    return play
+
+
+def queued(world: World) -> dict[str, Any]:
+    world.job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "research"}
+    world.prepared()
+    world.ray_job["spec"]["suspend"] = True
+    world.ray("", "Suspended")
+    condition = {"type": "QuotaReserved", "status": "False", "message": "couldn't assign flavors to pod set workers"}
+    return world.add("Workload", "w", world.ray_job, status={"conditions": [condition]})
+
+
+def evicted(world: World) -> None:
+    world.prepared()
+    world.running()
+    world.settle()
+    world.ray_job["spec"]["suspend"] = True
+    world.ray("", "Suspended")
+
+
+def cpu_quota(world: World) -> None:
+    preparing(world)["spec"]["suspend"] = True
+
+
+def backing_off(world: World) -> None:
+    killed_worker({"terminated": {"exitCode": 137, "reason": "OOMKilled"}})(world)
+
+
+def suspended(world: World) -> None:
+    world.change("suspend", True)
+
+
+def held(world: World) -> None:
+    world.change("hold", "BeforeTraining")
+    world.prepared()
+
+
+def changed_hands(world: World) -> None:
+    world.prepared()
+    world.ray_job["spec"]["managedBy"] = "kueue.x-k8s.io/multikueue"
+
+
+def no_word_of_ray(world: World) -> None:
+    world.prepared()
+    world.cluster()
+    world.ray("", "Running")
+    world.settle()
+    world.pass_time(minutes=10)
+
+
+def earlier_job(world: World) -> None:
+    world.add("Job", "contracts-prepare", {**world.job, "metadata": {"name": "contracts", "uid": "earlier"}})
+
+
+OOM = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+CASES = [
+    *(Case("prepare says", said(Step.PREPARE, reason), "Failed", reason, "It is so.") for reason in SAID_BY_PREPARE),
+    *(Case("publish says", said(Step.PUBLISH, reason), "Failed", reason, "It is so.") for reason in SAID_BY_PUBLISH),
+    *(Case("driver says", driver_said(reason), "Failed", reason, "It is so.") for reason in SAID_BY_THE_DRIVER),
+    *(
+        Case(f"driver says {reason}", driver_said(reason), "Queued", "BackingOff", "It is so.")
+        for reason in SAID_BY_THE_DRIVER_RETRIED
+    ),
+    Case("driver says", driver_said("StorageUnavailable"), "Queued", "StorageUnavailable", "It is so."),
+    Case("unknown profile", deny_profile, "Failed", "PolicyDenied", "the administrator allows default"),
+    Case("MultiKueue", changed_hands, "Failed", "PolicyDenied", "another cluster"),
+    Case("a Job of somebody else", somebody_elses, "Failed", "NameConflict", "Job contracts-prepare"),
+    Case("a Job of an earlier job", earlier_job, "Preparing", "Starting", "earlier job"),
+    Case("no KubeRay", no_ray, "Queued", "KubeRayMissing", "no RayJobs"),
+    Case("deadline", too_long, "Failed", "DeadlineExceeded", "activeDeadlineSeconds is 60"),
+    Case("store silent", store_silent(0), "Preparing", "StorageUnavailable", "tried again at"),
+    Case("store silent for a day", store_silent(25), "Failed", "StorageUnavailable", "has not answered since"),
+    Case(
+        "no Secret",
+        stuck(1, state=waiting("CreateContainerConfigError", 'secret "cloister-storage" not found')),
+        "Preparing",
+        "SecretNotFound",
+        "given up at",
+    ),
+    Case(
+        "no Secret for 10 minutes",
+        stuck(10, state=waiting("CreateContainerConfigError", "couldn't find key K in Secret legal/cloister-storage")),
+        "Failed",
+        "SecretNotFound",
+    ),
+    Case(
+        "no claim for 10 minutes",
+        stuck(10, node="", conditions=unschedulable('persistentvolumeclaim "models" not found')),
+        "Failed",
+        "VolumeNotFound",
+        "claim models",
+    ),
+    Case("no image", stuck(1, state=waiting("ErrImagePull")), "Preparing", "ImagePullFailed", "given up at"),
+    Case("no image for 10 minutes", stuck(10, state=waiting("ImagePullBackOff")), "Failed", "ImagePullFailed"),
+    Case("no image on the head", stuck(10, "head", state=waiting("ErrImagePull")), "Failed", "ImagePullFailed"),
+    Case("prepare out of memory", out_of_memory, "Preparing", "OutOfMemory", "It is tried again by itself."),
+    Case("quota refuses", forbidden(1), "Preparing", "PodsForbidden", "exceeded quota: small"),
+    Case("quota refuses for 10 minutes", forbidden(10), "Failed", "PodsForbidden", "exceeded quota: small"),
+    Case("admission refuses", refused_by_admission, "Preparing", "PodsForbidden", "no Jobs on Sundays"),
+    Case("quota refuses workers", workers_forbidden(1), "Queued", "PodsForbidden", "exceeded quota"),
+    Case("quota refuses workers for 10 minutes", workers_forbidden(10), "Failed", "PodsForbidden", "exceeded quota"),
+    Case(
+        "no node",
+        stuck(
+            60, "worker", node="", conditions=unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
+        ),
+        "Queued",
+        "Unschedulable",
+        "Insufficient nvidia.com/gpu",
+    ),
+    Case("a worker out of memory", backing_off, "Queued", "BackingOff", "node-7"),
+    Case("a node lost", killed_worker({}, conditions=[TAINTED]), "Queued", "BackingOff", "node went away"),
+    Case("no word of Ray", no_word_of_ray, "Queued", "BackingOff", "8265"),
+    Case("in a queue", queued, "Queued", "Queued", "1 nvidia.com/gpu in queue research since 2026-01-02 02:10 UTC"),
+    Case("evicted", evicted, "Queued", "Evicted"),
+    Case("no CPU quota", cpu_quota, "Preparing", "CpuQuota", "waits for quota"),
+    Case("suspended", suspended, "Suspended", "Suspended"),
+    Case("held", held, "Held", "Held"),
+    Case("the head starts", stuck(1, "head"), "Queued", "Starting", "0 of 2 Ray pods"),
+]
