@@ -1,7 +1,8 @@
 """`python -m cloister_operator.store_credentials`: keys for the in-cluster object store, made once and kept.
 
 One Secret holds SeaweedFS's identities and its administrator's keys; every tenant has a Secret with keys of its own in
-its namespace. What is there stays as it is; who may do what follows the tenants that are given.
+its namespace. Keys stay as they are; who may do what follows the tenants that are given. A Secret that this store did
+not make is never written to: it is told by its annotation, and a write counts only if it is still as it was then.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cloister_api.exit_codes import ExitCode
 from cloister_operator.cluster import Cluster, ClusterError, Object, connect
 from cloister_operator.metrics import count_call
 from cloister_operator.names import MANAGED_BY_LABEL
+from cloister_operator.observe import reading
 
 OWNER = "cloister-store"
+STORE_ANNOTATION = "cloister.dev/store"
+"""namespace/name of the store's Secret: whose keys a Secret holds."""
 ADMIN = "admin"
 ADMIN_ACTIONS = ("Admin", "Read", "Write", "List", "Tagging")
 IDENTITIES = "identities.json"
@@ -56,7 +61,7 @@ class Keys:
 
 
 class ForeignSecretError(Exception):
-    """A Secret that somebody else made has the name of one of ours."""
+    """A Secret that somebody else, or another store, made has the name of one of ours."""
 
 
 def new_keys() -> Keys:
@@ -96,12 +101,17 @@ def known_keys(stored: Object | None) -> dict[str, Keys]:
     }
 
 
-def secret(namespace: str, name: str, data: Mapping[str, str]) -> Object:
-    """A Secret of ours."""
+def secret(store: str, namespace: str, name: str, data: Mapping[str, str]) -> Object:
+    """A Secret of a store's."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": name, "namespace": namespace, "labels": {MANAGED_BY_LABEL: OWNER}},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {MANAGED_BY_LABEL: OWNER},
+            "annotations": {STORE_ANNOTATION: store},
+        },
         "type": "Opaque",
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
     }
@@ -109,30 +119,51 @@ def secret(namespace: str, name: str, data: Mapping[str, str]) -> Object:
 
 async def ensure(cluster: Cluster, namespace: str, name: str, tenants: Sequence[Tenant]) -> None:
     """Make or complete all Secrets. Raises ForeignSecretError before anything is written, and ClusterError."""
-    stored = await own_secret(cluster, namespace, name)
-    for tenant in tenants:
-        await own_secret(cluster, tenant.namespace, tenant.secret)
+    store = f"{namespace}/{name}"
+    stored = await own_secret(cluster, store, namespace, name)
+    held = [await own_secret(cluster, store, tenant.namespace, tenant.secret) for tenant in tenants]
     keys = keys_by_identity(known_keys(stored), tenants)
     config = json.dumps(identities(keys, tenants))
-    await cluster.apply(secret(namespace, name, {IDENTITIES: config, **keys[ADMIN].environment()}))
-    for tenant in tenants:
-        await cluster.apply(secret(tenant.namespace, tenant.secret, keys[tenant.namespace].environment()))
+    own = {IDENTITIES: config, **keys[ADMIN].environment()}
+    await _write(cluster, stored, secret(store, namespace, name, own))
+    for tenant, found in zip(tenants, held, strict=True):
+        environment = keys[tenant.namespace].environment()
+        await _write(cluster, found, secret(store, tenant.namespace, tenant.secret, environment))
 
 
-async def own_secret(cluster: Cluster, namespace: str, name: str) -> Object | None:
+async def own_secret(cluster: Cluster, store: str, namespace: str, name: str) -> Object | None:
     """The Secret, or None where there is none yet. Raises ForeignSecretError."""
     found = await cluster.get("Secret", namespace, name)
-    if found is not None and found["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) != OWNER:
+    if found is None:
+        return None
+    whose = reading.labels(found, "annotations").get(STORE_ANNOTATION)
+    if reading.labels(found).get(MANAGED_BY_LABEL) != OWNER or whose is None:
         raise ForeignSecretError(
             f"The Secret {name} in namespace {namespace} was not made by this chart, so it is left as it is. Rename or "
             f"delete it to get keys of the in-cluster store, or take {namespace} out of store.tenants (and choose "
             "another readiness.namespace)."
         )
+    if whose != store:
+        raise ForeignSecretError(
+            f"The Secret {name} in namespace {namespace} holds keys of another in-cluster store, whose own Secret is "
+            f"{whose}, and jobs there use them, so it is left as it is. A namespace has keys of one store: take "
+            f"{namespace} out of store.tenants (and choose another readiness.namespace), or delete the Secret when "
+            "that store is no longer used."
+        )
     return found
 
 
+async def _write(cluster: Cluster, found: Object | None, wanted: Object) -> None:
+    """Make the Secret, or complete the one that was found, if it is still as it was found."""
+    if found is None:
+        await cluster.create(wanted)
+    else:
+        unchanged = {"resourceVersion": found["metadata"]["resourceVersion"]}
+        await cluster.patch("Secret", found, {"metadata": unchanged, "data": wanted["data"]})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1, with a sentence, when a Secret cannot be made."""
+    """Returns 10 for a Secret that is not the store's, 1 when one cannot be made, each with a sentence."""
     parser = argparse.ArgumentParser(prog="python -m cloister_operator.store_credentials", description=__doc__)
     parser.add_argument("--namespace", required=True, help="where the store runs")
     parser.add_argument("--secret", required=True, help="the store's Secret")
@@ -146,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_connected(options.namespace, options.secret, tenants))
     except (ForeignSecretError, ClusterError) as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return ExitCode.REFUSED if isinstance(error, ForeignSecretError) else 1
     where = ", ".join(f"{tenant.namespace}/{tenant.secret}" for tenant in tenants)
     sys.stdout.write(f"The store's keys are in {options.namespace}/{options.secret}; tenants' keys are in {where}.\n")
     return 0

@@ -121,3 +121,8 @@ helm.sh/hook: {{ index . 0 }}
 helm.sh/hook-weight: {{ index . 1 | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* Lets helm print what a hook's Job said when it fails. */}}
+{{- define "cloister.hookLog" -}}
+helm.sh/hook-output-log-policy: hook-failed
+{{- end }}

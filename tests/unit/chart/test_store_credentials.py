@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from cloister_operator.cluster import Cluster
+from cloister_operator.cluster import Cluster, ClusterError
 from cloister_operator.store_credentials import (
     ADMIN,
     ForeignSecretError,
@@ -34,23 +35,40 @@ class Secrets(Cluster):
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], dict[str, Any]] = {}
-        self.writes = 0
+        self.before_write: Callable[[], None] = lambda: None
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         assert kind == "Secret"
-        return self.kept.get((namespace, name))
+        found = self.kept.get((namespace, name))
+        return copy.deepcopy(found)
 
-    async def apply(self, rendered: dict[str, Any]) -> dict[str, Any]:
-        self.writes += 1
-        self.kept[rendered["metadata"]["namespace"], rendered["metadata"]["name"]] = rendered
+    async def create(self, rendered: dict[str, Any]) -> dict[str, Any]:
+        self.before_write()
+        place = rendered["metadata"]["namespace"], rendered["metadata"]["name"]
+        if place in self.kept:
+            raise ClusterError(409, "already exists")
+        self.put(rendered, "1")
         return rendered
+
+    async def patch(self, kind: str, found: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+        self.before_write()
+        kept = self.kept[found["metadata"]["namespace"], found["metadata"]["name"]]
+        if patch["metadata"]["resourceVersion"] != kept["metadata"]["resourceVersion"]:
+            raise ClusterError(409, "the object has been modified")
+        self.put({**kept, "data": {**kept["data"], **patch["data"]}}, f"{kept['metadata']['resourceVersion']}1")
+        return kept
+
+    def put(self, rendered: dict[str, Any], version: str) -> None:
+        """What anybody writes."""
+        metadata = {**rendered["metadata"], "resourceVersion": version}
+        self.kept[metadata["namespace"], metadata["name"]] = {**rendered, "metadata": metadata}
 
     def text(self, namespace: str, name: str, key: str) -> str:
         return base64.b64decode(self.kept[namespace, name]["data"][key]).decode()
 
 
-def made(cluster: Secrets, *tenants: Tenant) -> None:
-    asyncio.run(ensure(cluster, "cloister-system", "cloister-store", tenants))
+def made(cluster: Secrets, *tenants: Tenant, home: str = "cloister-system") -> None:
+    asyncio.run(ensure(cluster, home, "cloister-store", tenants))
 
 
 def test_everybody_gets_keys_of_their_own() -> None:
@@ -84,6 +102,33 @@ def test_a_secret_that_somebody_else_made_is_left_alone_and_nothing_is_written()
     with pytest.raises(ForeignSecretError, match="cloister-storage in namespace hr was not made by this chart"):
         made(cluster, LEGAL, HR)
     assert cluster.kept == {("hr", "cloister-storage"): theirs}
+
+
+def test_a_tenants_keys_of_another_store_are_left_alone_and_nothing_is_written() -> None:
+    cluster = Secrets()
+    made(cluster, LEGAL)
+    before = copy.deepcopy(cluster.kept)
+    with pytest.raises(ForeignSecretError, match="whose own Secret is cloister-system/cloister-store") as refused:
+        made(cluster, HR, LEGAL, home="trial")
+    assert "take legal out of store.tenants" in str(refused.value)
+    assert cluster.kept == before
+    made(cluster, HR, home="trial")
+    assert {place for place in cluster.kept if place not in before} == {
+        ("trial", "cloister-store"),
+        ("hr", "cloister-storage"),
+    }
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "made before"])
+def test_a_secret_that_changes_hands_between_look_and_write_is_not_written(known: bool) -> None:
+    cluster = Secrets()
+    if known:
+        made(cluster, LEGAL)
+    theirs = {"metadata": {"name": LEGAL.secret, "namespace": "legal"}, "data": {"AWS_ACCESS_KEY_ID": "eA=="}}
+    cluster.before_write = lambda: cluster.put(theirs, "another")
+    with pytest.raises(ClusterError):
+        made(cluster, LEGAL)
+    assert cluster.kept["legal", LEGAL.secret]["data"] == theirs["data"]
 
 
 def test_known_keys_win_over_new_ones() -> None:
