@@ -98,9 +98,15 @@ test: lint typecheck verify $(if $(findstring tests/,$(PYTEST_ARGS)),,control-pl
 test-cluster: setup control-plane-binaries ## Only the tests on a real Kubernetes control plane
 	$(BIN)/pytest -m "$(MARKERS)" tests/cluster $(PYTEST_ARGS)
 
+E2E := setup $(if $(CLOISTER_E2E_CONTEXT),,node-setup node-binaries images)
+E2E_TESTS = $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/e2e) $(PYTEST_ARGS)
 .PHONY: e2e
-e2e: setup $(if $(CLOISTER_E2E_CONTEXT),,node-setup node-binaries) ## End to end on the cluster that CLOISTER_E2E_CONTEXT names, else on a real node here, as root
-	$(BIN)/pytest $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/e2e) $(PYTEST_ARGS)
+e2e: $(E2E) ## End to end on the cluster that CLOISTER_E2E_CONTEXT names, else on a real node here, as root
+	$(BIN)/pytest -m "not full" $(E2E_TESTS)
+
+.PHONY: e2e-all
+e2e-all: $(E2E) ## Every scenario of the end-to-end tests, about an hour
+	$(BIN)/pytest $(E2E_TESTS)
 
 .PHONY: soak
 soak: setup ## The long tests

@@ -11,6 +11,7 @@ from cluster.control_plane.access import Cluster, named_cluster
 from e2e.cluster.node import Node
 from e2e.cluster.site import default_folder
 from e2e.cluster.traces import Traces
+from e2e.installation import IMAGES, TENANTS, Installation
 
 CONTEXT = "CLOISTER_E2E_CONTEXT"
 """Environment: a context of the user's kubeconfig, whose cluster is used instead of a node on this machine."""
@@ -54,6 +55,20 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     named = named_cluster(context, tmp_path_factory.mktemp("named-cluster"), CONTEXT)
     yield named
     named.close()
+
+
+@pytest.fixture(scope="session")
+def installation(node: Node) -> Iterator[Installation]:
+    """The chart, installed on the node with the images that `make images` built, and inputs of jobs in its store."""
+    for name in ("operator", "store", "trainer"):
+        archive = IMAGES / f"{name}.tar"
+        assert archive.is_file(), f"{archive} is missing: run `make images`"
+        node.import_image(archive)
+    installed = Installation(node, TENANTS)
+    installed.install()
+    installed.upload_tiny()
+    yield installed
+    installed.uninstall()
 
 
 @pytest.fixture

@@ -9,12 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from cluster.control_plane.access import Cluster, wait_until
 from e2e.cluster.cleanup import leftovers
 from e2e.cluster.node import Node
 from e2e.cluster.traces import Traces
 from e2e.pods import create_pod, get_pod, ready_address
 
+pytestmark = pytest.mark.full
 WARM_START_S = 90.0
 
 

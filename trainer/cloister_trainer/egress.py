@@ -20,7 +20,7 @@ from cloister_api.run import Run
 from cloister_api.spec_cluster import Egress
 
 DIAL_TIMEOUT_S = 3.0
-CONTROL_PATIENCE_S = 300.0
+CONTROL_PATIENCE_S = 60.0
 RETRY_INTERVAL_S = 5.0
 
 

@@ -27,6 +27,7 @@ OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",  # that statistics are off is reported, too
     "WANDB_MODE": "disabled",
     "PYTHONUNBUFFERED": "1",
 }

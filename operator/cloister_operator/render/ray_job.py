@@ -36,6 +36,9 @@ SUBMITTER_RETRIES = 100
 CLUSTER_TTL_SECONDS = 60
 WORKER_GRACE_SECONDS = 120
 HEAD_GRACE_SECONDS = 30
+NO_CLOUD = "echo '{}' > $HOME/ray_bootstrap_config.yaml"
+"""Where Ray's dashboard finds this file, it does not ask cloud metadata servers whose machine this is; without it, it
+does so even with usage statistics off. KubeRay puts the command before `ray start`."""
 STOP_WAIT_SECONDS = 90
 PRE_STOP = ["python", "-m", "cloister_trainer.pre_stop"]
 WORKER_ENVIRONMENT = {
@@ -93,6 +96,7 @@ def _head(job: Job, spec: FineTuneJobSpec, settings: Settings, attempt: int) -> 
     mounts = [*common_mounts(job, spec), *claim_mounts(spec, all_inputs=False), _shared_memory("1Gi")]
     extra = {ATTEMPT_ENVIRONMENT: str(attempt), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS)}
     head = container("ray-head", settings, environment(spec, extra), mounts)
+    head["args"] = [NO_CLOUD]
     head["resources"] = resources(spec.pods.head, settings.resources.head)
     pod = {"terminationGracePeriodSeconds": HEAD_GRACE_SECONDS, "containers": [head]}
     return pod_template(job, settings, Role.HEAD, spec.pods.head, pod, mounts)

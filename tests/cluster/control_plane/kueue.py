@@ -67,14 +67,25 @@ def start_kueue(plane: ControlPlane) -> Program:
     return started
 
 
-def create_queue(cluster: Cluster, namespace: str, quota: dict[str, int | str], *, name: str = "research") -> None:
-    """A LocalQueue in the namespace, with a ClusterQueue and flavor of its own and this quota."""
+def create_queue(
+    cluster: Cluster,
+    namespace: str,
+    quota: dict[str, int | str],
+    *,
+    name: str = "research",
+    preempts: bool = False,
+) -> None:
+    """A LocalQueue in the namespace, with a ClusterQueue and flavor of its own and this quota; `preempts` lets a
+    workload of higher priority take the place of one of lower priority."""
     own = f"{namespace}-{name}"
     resources = [{"name": resource, "nominalQuota": amount} for resource, amount in quota.items()]
     group = {"coveredResources": list(quota), "flavors": [{"name": own, "resources": resources}]}
+    spec: Object = {"namespaceSelector": {}, "resourceGroups": [group]}
+    if preempts:
+        spec["preemption"] = {"withinClusterQueue": "LowerPriority"}
     objects: tuple[tuple[str, Object], ...] = (
         ("resourceflavors", {"metadata": {"name": own}}),
-        ("clusterqueues", {"metadata": {"name": own}, "spec": {"namespaceSelector": {}, "resourceGroups": [group]}}),
+        ("clusterqueues", {"metadata": {"name": own}, "spec": spec}),
         (f"namespaces/{namespace}/localqueues", {"metadata": {"name": name}, "spec": {"clusterQueue": own}}),
     )
     kinds = ("ResourceFlavor", "ClusterQueue", "LocalQueue")

@@ -71,6 +71,11 @@ def import_image(site: Site, archive: Path) -> None:
     _note(site, str(archive), found)
 
 
+def name_image(site: Site, image: str, further: str) -> None:
+    """Give an image that is there a further name."""
+    ctr(site, "images", "tag", "--force", image, further)
+
+
 def import_own(site: Site) -> None:
     """The images that the cluster itself needs, packed from programs of this machine."""
     kuberay, coredns = program("kuberay-operator"), program("coredns")

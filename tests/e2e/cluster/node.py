@@ -88,6 +88,10 @@ class Node(ControlPlane):
         """Import a docker-archive, for pods to use with the names that it carries."""
         images.import_image(self.site, archive)
 
+    def name_image(self, image: str, further: str) -> None:
+        """Give an imported image a further name, as if another version of it had been imported."""
+        images.name_image(self.site, image, further)
+
     def guarded_packets(self) -> int:
         """How many packets pods would have sent out of this machine so far."""
         return network.guarded_packets()
