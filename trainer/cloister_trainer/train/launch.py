@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_REPORT_URL", "http://127.0.0.1:9")  # that they are off is reported, too
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -49,6 +50,7 @@ from cloister_trainer.train.messages import Message, Request
 log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
 FOLDER_PREFIX = "cloister-ray-"
+USERS_HOME = "CLOISTER_USERS_HOME"
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -74,20 +76,38 @@ def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
     temporary = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        ray.init(
-            num_cpus=ranks,
-            num_gpus=None if gpus else 0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=temporary,
-        )
+        with _home_without_a_cloud(Path(temporary)):
+            ray.init(
+                num_cpus=ranks,
+                num_gpus=None if gpus else 0,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=temporary,
+            )
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _home_without_a_cloud(folder: Path) -> Iterator[None]:
+    """HOME is `folder` for what Ray starts meanwhile; ranks get the user's back (`_set_master`).
+
+    Even with usage statistics off Ray asks cloud metadata servers, 169.254.169.254 and metadata.google.internal, whose
+    machine this is, unless it finds this file in its HOME (ray._common.usage.usage_lib.get_cluster_config_to_report).
+    """
+    (folder / "ray_bootstrap_config.yaml").write_text("{}\n")
+    before = os.environ.get("HOME", "")
+    os.environ.update({"HOME": str(folder), USERS_HOME: before})
+    try:
+        yield
+    finally:
+        del os.environ[USERS_HOME]
+        os.environ["HOME"] = before
 
 
 def _remove_left_folders() -> None:
@@ -158,6 +178,8 @@ def _free_address() -> tuple[str, int]:
 
 def _set_master(address: str, port: int) -> None:
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    if home := os.environ.pop(USERS_HOME, None):
+        os.environ["HOME"] = home  # where compiled kernels are kept between runs
 
 
 @dataclass(frozen=True)
