@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from cloister_api.yaml_tree import read_documents
+from cloister_operator.settings import Settings
+from cloister_operator.settings_file import parse_settings
+from support.chart import objects, render
 from support.pages import ROOT, VALUES, blocks
 
 EXAMPLES = ROOT / "examples"
@@ -65,6 +69,17 @@ def merged(whole: Object, part: Object) -> Object:
     if "sources" in part:
         result.pop("uri", None)
     return result
+
+
+@cache
+def example_settings() -> Settings:
+    """What examples/values.yaml makes of the administrator's settings."""
+    (config_map,) = [
+        each
+        for each in objects(render("--values", str(CHART_VALUES)))
+        if each["kind"] == "ConfigMap" and "settings.yaml" in each.get("data", {})
+    ]
+    return parse_settings(config_map["data"]["settings.yaml"], str(CHART_VALUES))
 
 
 SMALLEST: Object = {

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from cloister_api.loading import load_job
 from cloister_operator.settings import Settings
-from cloister_operator.settings_file import parse_settings
-from support.chart import objects, render
-from support.examples import CHART_VALUES, EXAMPLES, Shown, jobs, shown_jobs
+from support.examples import EXAMPLES, Shown, example_settings, jobs, shown_jobs
 from support.operator_golden import journey
 from support.operator_world import World
 
@@ -21,17 +18,6 @@ QUICKSTART = EXAMPLES / "01-quickstart"
 CHILDREN = ["NetworkPolicy", "NetworkPolicy", "ConfigMap", "Job", "RayJob", "Job"]
 LOCAL = "file://"
 """Such a job is for one machine."""
-
-
-@cache
-def example_settings() -> Settings:
-    """What examples/values.yaml makes of the administrator's settings."""
-    (config_map,) = [
-        each
-        for each in objects(render("--values", str(CHART_VALUES)))
-        if each["kind"] == "ConfigMap" and "settings.yaml" in each.get("data", {})
-    ]
-    return parse_settings(config_map["data"]["settings.yaml"], str(CHART_VALUES))
 
 
 def any_settings() -> Settings:
