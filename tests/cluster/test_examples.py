@@ -70,7 +70,9 @@ def workloads(plane: ControlPlane, namespace: str) -> list[Object]:
 
 
 def is_admitted(plane: ControlPlane, namespace: str) -> bool:
-    conditions = [each for found in workloads(plane, namespace) for each in found.get("status", {})["conditions"]]
+    conditions = [
+        each for found in workloads(plane, namespace) for each in found.get("status", {}).get("conditions", [])
+    ]
     return any(each["type"] == "Admitted" and each["status"] == "True" for each in conditions)
 
 
