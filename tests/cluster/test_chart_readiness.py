@@ -19,13 +19,15 @@ pytest_plugins = ["cluster.chart_fixtures"]
 
 Object = dict[str, Any]
 KUBERAY = "registry.internal/kuberay/operator:v1.6.0"
+RESTRICTED = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 PLAYED = TerminationMessage(outcome=Outcome.SUCCEEDED).encode()
 
 
 def deployment_of_kuberay() -> Object:
     labels = {"app.kubernetes.io/name": "kuberay-operator"}
-    container = {"name": "kuberay-operator", "image": KUBERAY}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {"name": "kuberay-operator", "image": KUBERAY, "securityContext": security}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container], "securityContext": RESTRICTED}}
     return {
         "metadata": {"name": "kuberay-operator", "labels": labels},
         "spec": {"selector": {"matchLabels": labels}, "template": template},
@@ -34,8 +36,10 @@ def deployment_of_kuberay() -> Object:
 
 @pytest.fixture
 def kuberay_deployed(release: Release) -> Iterator[None]:
-    """Its Deployment, as its chart makes it; nothing is pulled or started."""
+    """Its Deployment, as its chart makes it, with a pod that counts as Available; nothing is pulled or started."""
     release.plane.api.create(release.path("deployments", group="/apis/apps/v1"), deployment_of_kuberay())
+    path = release.path("deployments", "kuberay-operator", "/apis/apps/v1")
+    wait_until(lambda: release.plane.api.get(path)["status"].get("availableReplicas"), "a pod of KubeRay")
     yield
     release.plane.api.delete(release.path("deployments", "kuberay-operator", "/apis/apps/v1"))
 

@@ -9,12 +9,13 @@
 {{- $storage := $settings.storage | default dict -}}
 {{- $hosts := list (splitList ":" $settings.network.controlAddress | first) (splitList ":" $settings.network.canaryAddress | first) -}}
 {{- with $storage.endpoint -}}
-{{- $hosts = append $hosts ((urlParse .).host | splitList ":" | first) -}}
+{{- $hosts = append $hosts (regexReplaceAll ":[0-9]+$" (urlParse .).host "" | trimPrefix "[" | trimSuffix "]") -}}
 {{- end -}}
 {{- $gpus := list -}}
 {{- range $profile := $settings.profiles | default (dict "default" dict) -}}
 {{- $gpus = append $gpus ($profile.gpuResource | default "nvidia.com/gpu") -}}
 {{- end -}}
+{{- $kuberay := (($settings.network.kuberay | default dict).podLabels) | default (dict "app.kubernetes.io/name" "kuberay-operator") -}}
 {{- $queued := or .Values.prerequisites.kueue $settings.auxiliaryQueueName (hasKey .Values.readiness.job.labels "kueue.x-k8s.io/queue-name") -}}
 {{- dict
   "inputs" (include "cloister.readinessInputs" . | fromYaml)
@@ -22,7 +23,11 @@
   "hostNames" $hosts
   "kueueNamespace" .Values.readiness.kueueNamespace
   "timeoutMinutes" .Values.readiness.timeoutMinutes
-  "expected" (dict "gpuResources" ($gpus | uniq) "gpuOptional" .Values.readiness.gpuOptional "kueueRequired" ($queued | empty | not))
+  "expected" (dict
+    "gpuResources" ($gpus | uniq)
+    "gpuOptional" .Values.readiness.gpuOptional
+    "kuberayLabels" $kuberay
+    "kueueRequired" ($queued | empty | not))
   | toJson -}}
 {{- end }}
 

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cloister_api.termination import Outcome, parse_termination
-from cloister_api.yaml_tree import read_documents
-from cloister_operator.cluster import Cluster, Object
+from cloister_api.units import parse_quantity
+from cloister_api.yaml_tree import UnreadableError, read_documents
+from cloister_operator.cluster import Cluster, ClusterError, Object
 from cloister_operator.observe import reading
-from cloister_operator.readiness.facts import Facts, InputsFound, JobFound
+from cloister_operator.readiness.facts import Facts, InputsFound, JobFound, KubeRayFound, Obstacle
 from cloister_operator.readiness.plan import Plan
 
 POLL_S = 2.0
-KUBERAY = "app.kubernetes.io/name=kuberay-operator"
 KUEUE_CONFIG = "kueue-manager-config"
 WAITING_IN_VAIN = frozenset(
     ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
 )
 DONE = ("Complete", "Failed")
-QUEUED = ("Queued", "Kueue did not admit its Job in time: look at the LocalQueue of settings.auxiliaryQueueName")
+QUEUED = (Obstacle.QUEUED, "Kueue did not admit its Job in time")
 
 Say = Callable[[str], None]
+
+
+class NotMadeError(Exception):
+    """An object of the test could not be made; says which Obstacle there is, and a sentence."""
+
+    def __init__(self, obstacle: Obstacle, sentence: str) -> None:
+        super().__init__(sentence)
+        self.obstacle = obstacle
 
 
 async def gather(cluster: Cluster, plan: Plan, say: Say) -> Facts:
@@ -43,7 +51,7 @@ async def look_around(cluster: Cluster, plan: Plan) -> Facts:
     kueue_served = await _is_served(cluster, "workloads.kueue.x-k8s.io")
     return Facts(
         ray_jobs_served=await _is_served(cluster, "rayjobs.ray.io"),
-        kuberay_images=await _kuberay_images(cluster),
+        kuberay=await _kuberay(cluster, plan.expected.kuberay_labels),
         kueue_served=kueue_served,
         kueue_frameworks=await _kueue_frameworks(cluster, plan.kueue_namespace) if kueue_served else None,
         unresolved=tuple([name for name in plan.host_names if not await _resolves(name)]),
@@ -56,20 +64,23 @@ async def run_inputs(cluster: Cluster, plan: Plan, deadline: float) -> InputsFou
 
     What waits for its queue has no pod and needs no patience.
     """
-    namespace, name = await _make_anew(cluster, plan.inputs)
     now = asyncio.get_running_loop().time
+    try:
+        namespace, name = await _make_anew(cluster, plan.inputs, min(deadline, now() + plan.patience_s))
+    except NotMadeError as error:
+        return InputsFound(ended=False, reason=error.obstacle, message=str(error))
     patience = now() + plan.patience_s
     while True:
         pods = await cluster.list("Pod", namespace, label_selector=f"job-name={name}")
         pod = pods.items[-1] if pods and pods.items else None
-        if pod is not None and (ended := _termination(pod)) is not None:
+        if pod is not None and (ended := _end(pod)) is not None:
             return ended
         queued = pod is None and reading.part(await cluster.get("Job", namespace, name) or {}, "spec").get("suspend")
         obstacle = QUEUED if queued else _obstacle(pod)
         if queued or obstacle is None:
             patience = now() + plan.patience_s
         if now() > min(deadline, patience):
-            reason, message = obstacle or ("Timeout", "its pod did not end in time")
+            reason, message = obstacle or _late(pod)
             return InputsFound(ended=False, reason=reason, message=message)
         await asyncio.sleep(POLL_S)
 
@@ -79,8 +90,11 @@ async def run_job(cluster: Cluster, plan: Plan, deadline: float, say: Say) -> Jo
 
     It is deleted when it is complete; one that failed stays to be read.
     """
-    namespace, name = await _make_anew(cluster, plan.job)
     now = asyncio.get_running_loop().time
+    try:
+        namespace, name = await _make_anew(cluster, plan.job, min(deadline, now() + plan.patience_s))
+    except NotMadeError as error:
+        return JobFound(phase="", reason=error.obstacle, message=str(error))
     said, found = "", JobFound(phase="Pending")
     while found.phase not in DONE and now() < deadline:
         job = await cluster.get(plan.job["kind"], namespace, name) or {}
@@ -95,20 +109,30 @@ async def run_job(cluster: Cluster, plan: Plan, deadline: float, say: Say) -> Jo
     return found
 
 
-async def _make_anew(cluster: Cluster, manifest: Object) -> tuple[str, str]:
-    """Create the object, after one that an earlier test left is gone."""
+async def _make_anew(cluster: Cluster, manifest: Object, deadline: float) -> tuple[str, str]:
+    """Create the object, after one that an earlier test left is gone. Raises NotMadeError, and ClusterError."""
     kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    while (left := await cluster.get(kind, namespace, name)) is not None:
-        await cluster.delete(kind, namespace, name, left["metadata"]["uid"])
-        await asyncio.sleep(POLL_S)
-    await cluster.create(manifest)
+    try:
+        while (left := await cluster.get(kind, namespace, name)) is not None:
+            await cluster.delete(kind, namespace, name, left["metadata"]["uid"])
+            if asyncio.get_running_loop().time() > deadline:
+                sentence = f"the {kind} {name} that an earlier test left was deleted, and is still there"
+                raise NotMadeError(Obstacle.STILL_THERE, sentence)
+            await asyncio.sleep(POLL_S)
+        await cluster.create(manifest)
+    except ClusterError as error:
+        if error.gone:
+            raise NotMadeError(Obstacle.NOT_SERVED, f"the API server knows no {kind} in {namespace}") from None
+        if error.refused or error.conflict:
+            raise NotMadeError(Obstacle.REFUSED, str(error)) from None
+        raise
     return namespace, name
 
 
-def _termination(pod: Object) -> InputsFound | None:
-    """How the pod's container ended; None while it has not."""
+def _end(pod: Object) -> InputsFound | None:
+    """How the pod ended; None while it has not."""
     for status in reading.parts(pod, "status", "containerStatuses"):
-        ended = status.get("state", {}).get("terminated")
+        ended = reading.part(status, "state").get("terminated")
         if ended is None:
             continue
         message = parse_termination(ended.get("message", ""))
@@ -119,13 +143,23 @@ def _termination(pod: Object) -> InputsFound | None:
         if message.outcome is Outcome.SUCCEEDED:
             return InputsFound(ended=True)
         return InputsFound(ended=True, reason=str(message.reason), message=message.message)
+    if reading.has_ended(pod):
+        reason = reading.text(pod, "status", "reason") or Obstacle.NOT_STARTED
+        return InputsFound(ended=False, reason=reason, message=reading.quoted(pod, "status", "message"))
     return None
+
+
+def _late(pod: Object | None) -> tuple[str, str]:
+    """Why a pod that nothing keeps from starting is not at its end when the time is up."""
+    if any(reading.part(each, "state", "running") for each in reading.parts(pod, "status", "containerStatuses")):
+        return Obstacle.NOT_ENDED, "the trainer's image ran, and did not end in time"
+    return Obstacle.NOT_STARTED, "its pod did not start in time; a kubelet may still be pulling the image"
 
 
 def _obstacle(pod: Object | None) -> tuple[str, str] | None:
     """Why the pod does not start; None when it runs or a kubelet is at it."""
     if pod is None:
-        return "NoPod", "no pod was made: a quota or an admission policy may refuse it"
+        return Obstacle.NO_POD, "no pod was made: a quota or an admission policy may refuse it"
     scheduled = reading.condition(pod, "PodScheduled")
     if reading.text(scheduled, "status") == "False":
         return reading.text(scheduled, "reason"), reading.quoted(scheduled, "message")
@@ -149,25 +183,38 @@ async def _is_served(cluster: Cluster, crd: str) -> bool:
     return await cluster.get("CustomResourceDefinition", "", crd) is not None
 
 
-async def _kuberay_images(cluster: Cluster) -> tuple[str, ...]:
-    found = await cluster.list("Deployment", None, label_selector=KUBERAY)
-    pods = [each["spec"]["template"]["spec"] for each in found.items] if found else []
-    return tuple(sorted({container["image"] for pod in pods for container in pod["containers"]}))
+async def _kuberay(cluster: Cluster, labels: Mapping[str, str]) -> tuple[KubeRayFound, ...]:
+    deployments = await cluster.list("Deployment", None)
+    return tuple(
+        KubeRayFound(
+            image=container["image"],
+            chart=reading.labels(each).get("helm.sh/chart", ""),
+            available=bool(reading.number(each, "status", "availableReplicas")),
+        )
+        for each in (deployments.items if deployments else ())
+        if labels.items() <= reading.labels(each["spec"]["template"]).items()
+        for container in each["spec"]["template"]["spec"]["containers"]
+    )
 
 
 async def _kueue_frameworks(cluster: Cluster, namespace: str) -> frozenset[str] | None:
     config = await cluster.get("ConfigMap", namespace, KUEUE_CONFIG)
-    for text in config.get("data", {}).values() if config else ():
-        (document,) = read_documents(text)
-        if document.value.get("kind") == "Configuration":
-            return frozenset(document.value.get("integrations", {}).get("frameworks", ()))
+    for text in reading.part(config, "data").values():
+        try:
+            documents = [each.value for each in read_documents(text)]
+        except UnreadableError:
+            continue
+        for document in documents:
+            if reading.text(document, "kind") == "Configuration":
+                found = reading.part(document, "integrations").get("frameworks")
+                return frozenset(found if isinstance(found, list) else ())
     return None
 
 
 async def _gpus(cluster: Cluster, resources: tuple[str, ...]) -> dict[str, int]:
     nodes = await cluster.list("Node", None)
-    offers = [node["status"].get("allocatable", {}) for node in nodes.items] if nodes else []
-    return {resource: sum(int(offer.get(resource, 0)) for offer in offers) for resource in resources}
+    offers = [reading.part(node, "status", "allocatable") for node in nodes.items] if nodes else []
+    return {resource: sum(parse_quantity(offer.get(resource, "0")) for offer in offers) for resource in resources}
 
 
 async def _resolves(name: str) -> bool:

@@ -28,7 +28,8 @@ class Plan:
     timeout_s: float
     """How long the inputs and the FineTuneJob may take together."""
     patience_s: float
-    """How long a pod may wait for an image or a Secret: a kubelet tries again and again."""
+    """How long a pod may wait for an image or a Secret, where a kubelet tries again and again, and what an earlier test
+    left may take to go."""
     expected: Expectations
 
 
@@ -46,6 +47,7 @@ def read_plan(path: Path, patience_s: float) -> Plan:
         expected=Expectations(
             gpu_resources=tuple(expected["gpuResources"]),
             gpu_optional=expected["gpuOptional"],
+            kuberay_labels=expected["kuberayLabels"],
             kueue_required=expected["kueueRequired"],
             namespace=found["job"]["metadata"]["namespace"],
             inputs_name=found["inputs"]["metadata"]["name"],

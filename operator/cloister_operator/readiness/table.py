@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cloister_api.base import ApiEnum
-from cloister_operator.readiness.facts import Expectations, Facts
+from cloister_operator.readiness.facts import Expectations, Facts, KubeRayFound, Obstacle
 
 OLDEST_KUBERAY = (1, 6)
 RAY_JOB = "ray.io/rayjob"
 WIDTH = 120
 _TAG_VERSION = re.compile(r":v?(\d+)\.(\d+)[^/@]*(@|$)")
+_CHART_VERSION = re.compile(r"-v?(\d+)\.(\d+)\.\d")
 
 
 class Answer(ApiEnum):
@@ -58,24 +59,37 @@ def render(table: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _kuberay(facts: Facts, _: Expectations) -> Row:
+def _kuberay(facts: Facts, expected: Expectations) -> Row:
     question = f"KubeRay {OLDEST_KUBERAY[0]}.{OLDEST_KUBERAY[1]} or newer runs"
     install = "Install KubeRay 1.6 or newer, cluster-wide or for the jobs' namespaces (docs/install.md)."
     if not facts.ray_jobs_served:
         return Row(question, Answer.NO, "there is no ray.io/v1 RayJob", install)
-    if not facts.kuberay_images:
-        found = "its CRDs are there; no Deployment is labelled app.kubernetes.io/name=kuberay-operator"
-        return Row(question, Answer.NO, found, f"{install} The label is what network policies know it by.")
-    versions = {image: _version(image) for image in facts.kuberay_images}
-    for image, version in versions.items():
-        if version is not None and version < OLDEST_KUBERAY:
-            return Row(question, Answer.NO, image, install)
-    unknown = " (its name says no version)" if None in versions.values() else ""
-    return Row(question, Answer.YES, ", ".join(facts.kuberay_images) + unknown)
+    if not facts.kuberay:
+        labels = ",".join(f"{key}={value}" for key, value in expected.kuberay_labels.items())
+        found = f"its CRDs are there; no Deployment's pods are labelled {labels}"
+        fix = f"{install} Network policies know it by this label, or by what settings.network.kuberay says."
+        return Row(question, Answer.NO, found, fix)
+    running = [each for each in facts.kuberay if each.available]
+    if not running:
+        found = f"{', '.join(each.image for each in facts.kuberay)}: no pod is Available"
+        return Row(question, Answer.NO, found, "kubectl describe its Deployment and pods: they say what is missing.")
+    unknown = []
+    for each in running:
+        version = _version(each)
+        if version is None:
+            unknown.append(each.image)
+        elif version < OLDEST_KUBERAY:
+            return Row(question, Answer.NO, f"{each.image} {each.chart}".strip(), install)
+    if unknown:
+        fix = "Look up in your registry that it is 1.6 or newer; a tag, or the label helm.sh/chart, says it here."
+        found = f"{', '.join(unknown)}: its name says no version"
+        return Row(question, Answer.UNKNOWN, found, fix, required=False)
+    return Row(question, Answer.YES, ", ".join(f"{each.image} {each.chart}".strip() for each in running))
 
 
-def _version(image: str) -> tuple[int, int] | None:
-    match = _TAG_VERSION.search(image)
+def _version(kuberay: KubeRayFound) -> tuple[int, int] | None:
+    """By the image's tag; where it has none that is a version, by the chart's."""
+    match = _TAG_VERSION.search(kuberay.image) or _CHART_VERSION.search(kuberay.chart)
     return (int(match[1]), int(match[2])) if match else None
 
 
@@ -123,27 +137,55 @@ def _dns(facts: Facts, _: Expectations) -> Row:
 
 def _images(facts: Facts, expected: Expectations) -> Row:
     question = "Images are pulled, pods let in"
-    if facts.inputs.ended:
+    reason = facts.inputs.reason
+    if facts.inputs.ended or reason == Obstacle.NOT_ENDED:
         return Row(question, Answer.YES, "the trainer's image ran")
-    fix = (
-        f"Check images.* and the Secrets of images.pullSecrets in namespace {expected.namespace}; kubectl describe job "
-        f"{expected.inputs_name} -n {expected.namespace} says more."
-    )
-    return Row(question, Answer.NO, f"{facts.inputs.reason}: {facts.inputs.message}".strip(": "), fix)
+    place = f"-n {expected.namespace}"
+    more = f"kubectl describe job {expected.inputs_name} {place} says more."
+    fixes = {
+        **_not_made_fixes("job", expected.inputs_name, expected),
+        Obstacle.QUEUED: f"Look at the LocalQueue of settings.auxiliaryQueueName: kubectl describe localqueue {place}.",
+        Obstacle.NO_POD: f"Let the quotas and admission policies of namespace {expected.namespace} admit it; {more}",
+        Obstacle.NOT_STARTED: f"Where a large image is pulled slowly, raise readiness.timeoutMinutes; {more}",
+        "Unschedulable": f"Free 100m of CPU and 1Gi of memory on a node that takes pods without tolerations; {more}",
+        "CreateContainerConfigError": f"Make the Secret of readiness.secretName in namespace {expected.namespace}.",
+    }
+    images = f"Check images.* and the Secrets of images.pullSecrets in namespace {expected.namespace}; {more}"
+    return Row(question, Answer.NO, _told(reason, facts.inputs.message), fixes.get(reason, images))
+
+
+def _not_made_fixes(kind: str, name: str, expected: Expectations) -> dict[str, str]:
+    """What to do when the test's own object is not made."""
+    return {
+        Obstacle.STILL_THERE: (
+            f"See what holds it, its finalizers or pods on a node that does not answer: kubectl get {kind} {name} -n "
+            f"{expected.namespace} -o yaml; then run the test again."
+        ),
+        Obstacle.REFUSED: (
+            f"Change the quota, the admission policy or the value (readiness.job) that it names, in namespace "
+            f"{expected.namespace}."
+        ),
+        Obstacle.NOT_SERVED: "Apply the CRD of FineTuneJobs: with crd.install=false somebody else has to.",
+    }
+
+
+def _told(reason: str, message: str) -> str:
+    """A reason and a sentence, or what there is of them."""
+    return ": ".join(word for word in (reason, message) if word)
 
 
 def _store(facts: Facts, _: Expectations) -> Row:
     question = "The object store keeps conditions of writes"
     reason = facts.inputs.reason
-    if not facts.inputs.ended:
+    if not facts.inputs.ended and reason != Obstacle.NOT_ENDED:
         return Row(question, Answer.UNKNOWN, "not asked: the trainer's image did not run")
     if not reason:
         return Row(question, Answer.YES, "If-None-Match and If-Match are kept")
     if reason == "StorageUnsupported":
-        fix = "Use a store with conditional writes (docs/install.md has a list), or a newer version of it."
+        fix = "Use a store with conditional writes (PUT with If-None-Match and If-Match), or a newer version of it."
     else:
         fix = "Check settings.storage, the credentials' Secret (readiness.secretName) and readiness.uri."
-    return Row(question, Answer.NO, f"{reason}: {facts.inputs.message}", fix)
+    return Row(question, Answer.NO, _told(reason, facts.inputs.message), fix)
 
 
 def _network(facts: Facts, _: Expectations) -> Row:
@@ -171,13 +213,19 @@ def _job(facts: Facts, expected: Expectations) -> Row:
     job = facts.job
     if job.phase == "Complete":
         return Row(question, Answer.YES, "prepared, trained, published")
-    if not job.phase:
+    if not job.phase and not job.reason:
         return Row(question, Answer.UNKNOWN, "not tried: its model and rows are not in the store")
+    if not job.phase:
+        fix = _not_made_fixes("ftj", expected.job_name, expected)[job.reason]
+        return Row(question, Answer.NO, _told(job.reason, job.message), fix)
     fix = (
         f"docs/reasons.md says what to do about each reason; kubectl describe ftj {expected.job_name} -n "
         f"{expected.namespace} says more."
     )
-    return Row(question, Answer.NO, f"{job.phase}, {job.reason}: {job.message}", fix)
+    if job.phase == "Failed":
+        return Row(question, Answer.NO, f"Failed, {_told(job.reason, job.message)}", fix)
+    found = f"not in time: {', '.join(word for word in (job.phase, _told(job.reason, job.message)) if word)}"
+    return Row(question, Answer.NO, found, f"{fix} Where it only needs longer, raise readiness.timeoutMinutes.")
 
 
 QUESTIONS: tuple[Callable[[Facts, Expectations], Row], ...] = (

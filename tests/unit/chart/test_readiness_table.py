@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from cloister_operator.readiness.facts import Expectations, Facts, InputsFound, JobFound
+from cloister_operator.readiness.facts import Expectations, Facts, InputsFound, JobFound, KubeRayFound, Obstacle
 from cloister_operator.readiness.table import Answer, Row, is_ready, render, rows
 
 EXPECTED = Expectations(
     gpu_resources=("nvidia.com/gpu",),
     gpu_optional=False,
+    kuberay_labels={"app.kubernetes.io/name": "kuberay-operator"},
     kueue_required=False,
     namespace="cloister-system",
     inputs_name="cloister-readiness-inputs",
@@ -20,7 +21,7 @@ EXPECTED = Expectations(
 )
 READY = Facts(
     ray_jobs_served=True,
-    kuberay_images=("registry.internal/kuberay/operator:v1.6.0",),
+    kuberay=(KubeRayFound("registry.internal/kuberay/operator:v1.6.0"),),
     kueue_served=True,
     kueue_frameworks=frozenset(("batch/job", "ray.io/rayjob")),
     unresolved=(),
@@ -46,8 +47,14 @@ def test_a_ready_cluster_says_yes_to_everything() -> None:
     ("question", "change", "found", "fix"),
     [
         ("KubeRay", {"ray_jobs_served": False}, "no ray.io/v1 RayJob", "Install KubeRay 1.6 or newer"),
-        ("KubeRay", {"kuberay_images": ()}, "no Deployment is labelled", "network policies know it by"),
-        ("KubeRay", {"kuberay_images": ("kuberay/operator:v1.5.2",)}, "v1.5.2", "Install KubeRay 1.6 or newer"),
+        ("KubeRay", {"kuberay": ()}, "labelled app.kubernetes.io/name=kuberay-operator", "settings.network.kuberay"),
+        (
+            "KubeRay",
+            {"kuberay": (KubeRayFound("kuberay/operator:v1.6.0", available=False),)},
+            "v1.6.0: no pod is Available",
+            "describe its Deployment",
+        ),
+        ("KubeRay", {"kuberay": (KubeRayFound("kuberay/operator:v1.5.2"),)}, "v1.5.2", "Install KubeRay 1.6 or newer"),
         ("Kueue", {"kueue_frameworks": frozenset(("batch/job",))}, "does not queue ray.io/rayjob", "integrations"),
         ("GPUs", {"gpus": {}}, "0 nvidia.com/gpu", "device plugin"),
         ("Names", {"unresolved": ("cloister-control.x.svc",)}, "not cloister-control.x.svc", "settings.network.dns"),
@@ -73,9 +80,22 @@ def test_a_ready_cluster_says_yes_to_everything() -> None:
         ("NetworkPolicies", {"job": JobFound(phase="Failed", egress="Unproven")}, "control port", "port 8444"),
         (
             "20 steps",
-            {"job": JobFound(phase="Queued", reason="Unschedulable", message="Waiting for 1 nvidia.com/gpu")},
-            "Queued, Unschedulable: Waiting for 1",
+            {"job": JobFound(phase="Failed", reason="DoesNotFit", message="The model needs 9 GiB.")},
+            "Failed, DoesNotFit: The model",
             "docs/reasons.md",
+        ),
+        (
+            "20 steps",
+            {"job": JobFound(phase="Queued", reason="Unschedulable", message="Waiting for 1 nvidia.com/gpu")},
+            "not in time: Queued, Unschedulable: Waiting for 1",
+            "raise readiness.timeoutMinutes",
+        ),
+        ("20 steps", {"job": JobFound(phase="Training")}, "not in time: Training", "raise readiness.timeoutMinutes"),
+        (
+            "20 steps",
+            {"job": JobFound(phase="", reason=Obstacle.STILL_THERE, message="it is still there")},
+            "StillThere: it is still there",
+            "kubectl get ftj cloister-readiness -n cloister-system -o yaml",
         ),
     ],
 )
@@ -87,6 +107,37 @@ def test_each_no_has_what_was_found_and_a_fix(question: str, change: dict[str, A
     assert fix in line.fix
     assert not is_ready(rows(facts, EXPECTED))
     assert "fix: " in render([line])
+
+
+@pytest.mark.parametrize(
+    ("reason", "fix"),
+    [
+        (Obstacle.STILL_THERE, "kubectl get job cloister-readiness-inputs -n cloister-system -o yaml"),
+        (Obstacle.REFUSED, "admission policy"),
+        (Obstacle.NOT_SERVED, "Apply the CRD"),
+        (Obstacle.QUEUED, "kubectl describe localqueue -n cloister-system"),
+        (Obstacle.NO_POD, "quotas and admission policies of namespace cloister-system"),
+        (Obstacle.NOT_STARTED, "readiness.timeoutMinutes"),
+        ("Unschedulable", "100m of CPU and 1Gi"),
+        ("CreateContainerConfigError", "Make the Secret of readiness.secretName"),
+        ("ErrImagePull", "images.pullSecrets"),
+        ("Evicted", "kubectl describe job cloister-readiness-inputs -n cloister-system"),
+    ],
+)
+def test_a_step_that_does_not_run_has_the_fix_of_its_reason(reason: str, fix: str) -> None:
+    facts = replace(READY, inputs=InputsFound(ended=False, reason=reason, message="So it is."), job=JobFound(phase=""))
+    line = row("Images", facts)
+    assert (line.answer, line.found) == (Answer.NO, f"{reason}: So it is.")
+    assert fix in line.fix
+    assert row("object store", facts).answer is Answer.UNKNOWN
+
+
+def test_a_store_that_does_not_answer_in_time_is_no_image_that_is_missing() -> None:
+    facts = replace(READY, inputs=InputsFound(ended=False, reason=Obstacle.NOT_ENDED, message="not in time"))
+    assert row("Images", facts).answer is Answer.YES
+    line = row("object store", facts)
+    assert line.answer is Answer.NO
+    assert "settings.storage" in line.fix
 
 
 def test_what_could_not_be_asked_is_no_yes() -> None:
@@ -112,19 +163,30 @@ def test_kueue_without_a_readable_configuration_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "answer", "found"),
+    ("image", "chart", "answer", "found"),
     [
-        ("registry.internal:5000/kuberay/operator:v1.10.1", Answer.YES, "v1.10.1"),
-        ("registry.internal:5000/kuberay/operator:1.6.0-rc.1", Answer.YES, "1.6.0-rc.1"),
-        ("registry.internal:5000/kuberay/operator:v1.5.0@sha256:0123", Answer.NO, "v1.5.0"),
-        ("registry.internal:5000/kuberay/operator@sha256:0123", Answer.YES, "its name says no version"),
-        ("registry.internal:5000/kuberay/operator:nightly", Answer.YES, "its name says no version"),
+        ("registry.internal:5000/kuberay/operator:v1.10.1", "", Answer.YES, "v1.10.1"),
+        ("registry.internal:5000/kuberay/operator:1.6.0-rc.1", "", Answer.YES, "1.6.0-rc.1"),
+        ("registry.internal:5000/kuberay/operator:v1.5.0@sha256:0123", "", Answer.NO, "v1.5.0"),
+        ("kuberay/operator@sha256:0123", "kuberay-operator-1.6.0", Answer.YES, "kuberay-operator-1.6.0"),
+        ("kuberay/operator@sha256:0123", "kuberay-operator-1.5.1", Answer.NO, "kuberay-operator-1.5.1"),
+        ("registry.internal:5000/kuberay/operator@sha256:0123", "", Answer.UNKNOWN, "its name says no version"),
+        ("registry.internal:5000/kuberay/operator:nightly", "", Answer.UNKNOWN, "its name says no version"),
     ],
 )
-def test_kuberays_version_is_read_from_its_image(image: str, answer: Answer, found: str) -> None:
-    line = row("KubeRay", replace(READY, kuberay_images=(image,)))
+def test_kuberays_version_is_read_from_its_image_or_its_chart(
+    image: str, chart: str, answer: Answer, found: str
+) -> None:
+    facts = replace(READY, kuberay=(KubeRayFound(image, chart),))
+    line = row("KubeRay", facts)
     assert line.answer is answer
     assert found in line.found
+    assert is_ready(rows(facts, EXPECTED)) is (answer is not Answer.NO)
+
+
+def test_a_kuberay_that_is_switched_off_says_nothing_of_one_that_runs() -> None:
+    found = (KubeRayFound("kuberay/operator:v1.5.0", available=False), KubeRayFound("kuberay/operator:v1.6.0"))
+    assert row("KubeRay", replace(READY, kuberay=found)).answer is Answer.YES
 
 
 def test_the_table_fits_its_columns() -> None:
