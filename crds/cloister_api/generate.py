@@ -18,6 +18,7 @@ from cloister_api.crd import CRD_NAME, render_crd
 from cloister_api.reference import render_reasons, render_reference
 from cloister_api.schema import structural_schema
 from cloister_api.termination import TerminationMessage
+from cloister_api.troubleshooting import PAGE, WrongSectionsError, with_sections
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _EVENTS: tuple[type[ApiModel], ...] = (
@@ -31,20 +32,26 @@ _EVENTS: tuple[type[ApiModel], ...] = (
 
 
 def generated_files() -> dict[str, str]:
-    """The text of every generated file, by its path in the repository."""
+    """The text of every generated file, by its path in the repository. Raises WrongSectionsError."""
     group, plural = CRD_NAME.partition(".")[2], CRD_NAME.partition(".")[0]
     return {
         f"crds/{group}_{plural}.yaml": _yaml(render_crd()),
         "docs/reference.md": render_reference(),
         "docs/reasons.md": render_reasons(),
+        PAGE: with_sections((REPOSITORY / PAGE).read_text()),
         "docs/schema/termination.json": _json_schema("Termination message", structural_schema(TerminationMessage)),
         "docs/schema/event.json": _json_schema("Event line", _event_lines()),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files, or with --check name those that are stale. Returns 1 when some are."""
-    return write_or_check(generated_files(), arguments, prog="python -m cloister_api.generate", description=__doc__)
+    """Write the files, or with --check name those that are stale. Returns 1 when some are, or a person must decide."""
+    try:
+        files = generated_files()
+    except WrongSectionsError as error:
+        sys.stdout.write(f"{error}\n")
+        return 1
+    return write_or_check(files, arguments, prog="python -m cloister_api.generate", description=__doc__)
 
 
 def write_or_check(

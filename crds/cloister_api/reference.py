@@ -91,7 +91,7 @@ def render_reasons() -> str:
         "",
         "| reason | what it means |",
         "|---|---|",
-        *(f"| `{reason}` | {reason.meaning} |" for reason in ConditionReason),
+        *(f"| [{reason}](troubleshooting.md#{reason.lower()}) | {reason.meaning} |" for reason in ConditionReason),
     ]
     return "\n".join(lines) + "\n"
 
@@ -101,7 +101,7 @@ def _paragraph(reason: FailureReason) -> list[str]:
     if reason == FailureReason.STORAGE_ACCESS_DENIED:
         again += f", unless this run has read data before: keys rotate, so then it is ({int(ExitCode.RETRYABLE)})"
     text = f"{reason.facts.meaning} {reason.facts.action} {again}; exit code {int(exit_code_for(reason))}."
-    return [f"### {reason}", "", text, ""]
+    return [f"### {reason}", "", f"{text} [How to look](troubleshooting.md#{reason.lower()}).", ""]
 
 
 def field_table(schema: Schema, path: str = "") -> list[str]:

@@ -75,9 +75,17 @@ def test_every_command_exists(block: Block, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_file(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
-        if "://" not in target and not target.startswith("#"):
-            path = unquote(target.partition("#")[0])
-            assert (page.parent / path).exists(), f"{page.relative_to(ROOT)} links to {target}"
+        if "://" not in target:
+            path, _, anchor = unquote(target).partition("#")
+            led_to = page.parent / path if path else page
+            assert led_to.exists(), f"{page.relative_to(ROOT)} links to {target}"
+            assert not anchor or anchor in anchors(led_to), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_the_architecture_names_files_that_exist() -> None:
