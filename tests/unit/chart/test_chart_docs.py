@@ -20,17 +20,8 @@ OTHER_HELM = {"test", "uninstall", "package", "get"}
 DRY = {"create"}
 """Verbs of kubectl that run without a cluster."""
 OTHER_KUBECTL = {
-    "apply",
-    "get",
-    "describe",
-    "delete",
-    "label",
-    "port-forward",
-    "logs",
-    "annotate",
-    "patch",
+    *("annotate", "apply", "auth", "delete", "describe", "explain", "get", "label", "logs", "patch", "port-forward"),
     "wait",
-    "auth",
 }
 FLAGS_OF_A_CLUSTER = {"-n", "--namespace", "--timeout"}
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
