@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cloister_api.yaml_tree import read_documents
+from cloister_operator.settings import Settings
+from cloister_operator.settings_file import parse_settings
 from cluster.control_plane.binaries import program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,18 @@ def objects(text: str) -> list[Object]:
     """The Kubernetes objects in a stream of manifests."""
     found: list[Object] = [each.value for each in read_documents(text) if each.value]
     return found
+
+
+def named(found: list[Object], kind: str, name: str) -> Object:
+    """The one object of a kind and a name."""
+    (one,) = [each for each in found if each["kind"] == kind and each["metadata"]["name"] == name]
+    return one
+
+
+def settings_of(found: list[Object]) -> Settings:
+    """The administrator's settings, as the operator reads them."""
+    text = named(found, "ConfigMap", "cloister-settings")["data"]["settings.yaml"]
+    return parse_settings(text, "settings.yaml")
 
 
 def cases() -> list[Path]:

@@ -40,9 +40,9 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- $root := index . 0 -}}
 {{ include "cloister.selectorLabels" . }}
 app.kubernetes.io/part-of: cloister
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{/* An image's whole name: (list $ "operator"). A digest wins over a tag. */}}

@@ -33,7 +33,8 @@
 
 {{/* The Job that writes a tiny model and rows, with the trainer's image and the store as a job has them. */}}
 {{- define "cloister.readinessInputs" -}}
-{{- $storage := (include "cloister.settings" . | fromYaml).storage | default dict -}}
+{{- $settings := include "cloister.settings" . | fromYaml -}}
+{{- $storage := $settings.storage | default dict -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -58,7 +59,7 @@ spec:
       {{- include "cloister.podDefaults" . | nindent 6 }}
       containers:
       - name: inputs
-        image: {{ include "cloister.image" (list . "trainer") }}
+        image: {{ $settings.images.trainer }}
         imagePullPolicy: {{ .Values.images.pullPolicy }}
         command: [python, -m, cloister_trainer.readiness, inputs]
         args:

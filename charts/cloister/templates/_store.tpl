@@ -6,20 +6,23 @@
 {{/* Everybody who gets keys, as a JSON list: the tenants, and the readiness job's namespace. */}}
 {{- define "cloister.storeTenants" -}}
 {{- $readiness := include "cloister.readinessNamespace" . -}}
-{{- $trial := printf "%s/*" (trimPrefix "s3://" .Values.readiness.uri) -}}
+{{- $runs := ((.Values.settings.storage | default dict).runUri) | default "s3://cloister-runs/{namespace}" -}}
+{{- $trial := list -}}
+{{- range list .Values.readiness.uri (replace "{namespace}" $readiness $runs) -}}
+{{- $trial = append $trial (printf "%s/*" (trimPrefix "s3://" . | trimSuffix "/")) -}}
+{{- end -}}
 {{- $tenants := list -}}
 {{- $namespaces := list -}}
 {{- range .Values.store.tenants -}}
 {{- $namespaces = append $namespaces .namespace -}}
 {{- $write := .write | default list -}}
 {{- if eq .namespace $readiness -}}
-{{- $write = append $write $trial | uniq -}}
+{{- $write = concat $write $trial | uniq -}}
 {{- end -}}
 {{- $tenants = append $tenants (dict "namespace" .namespace "secret" "cloister-storage" "read" (.read | default list) "write" $write) -}}
 {{- end -}}
 {{- if not (has $readiness $namespaces) -}}
-{{- $runs := printf "cloister-runs/%s/*" $readiness -}}
-{{- $tenants = append $tenants (dict "namespace" $readiness "secret" .Values.readiness.secretName "read" list "write" (list $trial $runs)) -}}
+{{- $tenants = append $tenants (dict "namespace" $readiness "secret" .Values.readiness.secretName "read" list "write" $trial) -}}
 {{- end -}}
 {{- toJson $tenants -}}
 {{- end }}

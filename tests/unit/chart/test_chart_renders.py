@@ -10,23 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
-import cloister_operator.metrics  # noqa: F401 (registers the metrics)
 from cloister_api.crd import render_crd
 from cloister_api.loading import load_job
 from cloister_api.yaml_tree import read_documents
 from cloister_operator.names import JOB_LABEL
-from cloister_operator.settings import Settings
-from cloister_operator.settings_file import parse_settings
-from support.chart import CHART, ROOT, Object, cases, objects, render, rendered
+from support.chart import CHART, ROOT, Object, cases, named, objects, render, rendered, settings_of
 from support.chart import REGISTRY as WITH_REGISTRY
 from support.seaweedfs import weed_binary
 
 CLUSTER_WIDE = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Namespace", "PriorityClass"}
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 HOOK = "helm.sh/hook"
-DEFAULT_LABEL = "app.kubernetes.io/name"
 
 
 def everything(case: Path) -> list[Object]:
@@ -38,11 +33,6 @@ def installed(found: list[Object]) -> list[Object]:
     return [each for each in found if HOOK not in each["metadata"].get("annotations", {})]
 
 
-def named(found: list[Object], kind: str, name: str) -> Object:
-    (one,) = [each for each in found if each["kind"] == kind and each["metadata"]["name"] == name]
-    return one
-
-
 def pods(found: list[Object]) -> Iterator[tuple[str, Object]]:
     """The name and spec of every pod that the objects, and the Job of the readiness plan, make."""
     plans = [json.loads(each["data"]["plan.json"]) for each in found if "plan.json" in each.get("data", {})]
@@ -51,11 +41,6 @@ def pods(found: list[Object]) -> Iterator[tuple[str, Object]]:
             yield each["metadata"]["name"], each["spec"]["template"]["spec"]
         elif each["kind"] == "Pod":
             yield each["metadata"]["name"], each["spec"]
-
-
-def settings_of(found: list[Object]) -> Settings:
-    text = named(found, "ConfigMap", "cloister-settings")["data"]["settings.yaml"]
-    return parse_settings(text, "settings.yaml")
 
 
 by_case = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
@@ -162,7 +147,32 @@ def test_a_tenant_whose_namespace_runs_helm_test_may_write_its_model(written: li
     pod = named(found, "Job", "cloister-store-credentials")["spec"]["template"]["spec"]
     (argument,) = [word for word in pod["containers"][0]["command"] if word.startswith("--tenants=")]
     may_write = {each["namespace"]: each["write"] for each in json.loads(argument.partition("=")[2])}
-    assert may_write == {"legal": ["adapters/legal/*", "cloister-runs/readiness/*"], "hr": written}
+    own = ["adapters/legal/*", "cloister-runs/readiness/*", "cloister-runs/legal/*"]
+    assert may_write == {"legal": own, "hr": written}
+
+
+def test_helm_test_in_a_namespace_may_write_where_its_runs_lie() -> None:
+    """The model, the rows and the adapter are one place, the run folder is another."""
+    tenant = json.dumps([{"namespace": "legal", "write": ["adapters/legal/*"]}])
+    changes = f"{WITH_REGISTRY},store.enabled=true,settings.storage.runUri=s3://adapters/runs/{{namespace}}/"
+    for namespace in ("legal", "research"):
+        found = objects(
+            render("--set", f"{changes},readiness.namespace={namespace}", "--set-json", f"store.tenants={tenant}")
+        )
+        pod = named(found, "Job", "cloister-store-credentials")["spec"]["template"]["spec"]
+        (argument,) = [word for word in pod["containers"][0]["command"] if word.startswith("--tenants=")]
+        (write,) = [each["write"] for each in json.loads(argument.partition("=")[2]) if each["namespace"] == namespace]
+        assert write[-2:] == ["cloister-runs/readiness/*", f"adapters/runs/{namespace}/*"]
+
+
+def test_helm_test_runs_what_jobs_run() -> None:
+    changes = f"{WITH_REGISTRY},settings.images.trainer=elsewhere/trainer:2,settings.network.kuberay.podLabels.app=ray"
+    found = objects(render("--set", f"{changes},settings.storage.endpoint=http://[fd00::1]:8333"))
+    plan = json.loads(named(found, "ConfigMap", "cloister-readiness")["data"]["plan.json"])
+    (container,) = plan["inputs"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == settings_of(found).images.trainer == "elsewhere/trainer:2"
+    assert plan["expected"]["kuberayLabels"] == {"app": "ray"}
+    assert plan["hostNames"][-1] == "fd00::1"
 
 
 def test_what_the_administrator_says_wins_over_what_the_chart_knows() -> None:
@@ -171,36 +181,6 @@ def test_what_the_administrator_says_wins_over_what_the_chart_knows() -> None:
     assert settings.network.control_address == "elsewhere:1"
     assert settings.network.canary_address == "cloister-canary.cloister-system.svc:8445"
     assert settings.limits.workers == 4
-
-
-@pytest.mark.parametrize(
-    "peer",
-    [
-        {"namespaceLabels": {"kubernetes.io/metadata.name": "monitoring"}, "podLabels": {DEFAULT_LABEL: "prometheus"}},
-        {"cidr": "10.30.0.0/24"},
-        {"namespaceLabels": {"team": "platform"}, "podLabels": {"app": "prometheus"}},
-    ],
-    ids=["default", "cidr", "labels"],
-)
-def test_prometheus_is_let_in_from_one_place_everywhere(peer: dict[str, Any]) -> None:
-    value = {} if DEFAULT_LABEL in peer.get("podLabels", {}) else peer
-    changes = ["--set", f"{WITH_REGISTRY},store.enabled=true,monitoring.scrape=Annotations"]
-    found = objects(render(*changes, "--set-json", f"monitoring.prometheus={json.dumps(value)}"))
-    let_in = settings_of(found).network.prometheus
-    assert let_in is not None
-    assert let_in.to_api() == {**peer, "ports": []}
-    for name, port in (("cloister-operator", 9090), ("cloister-store", 9327)):
-        rules = named(found, "NetworkPolicy", name)["spec"]["ingress"]
-        (rule,) = [each for each in rules if each["ports"] == [{"port": port}]]
-        assert rule["from"] == [written(peer)]
-
-
-def written(peer: dict[str, Any]) -> dict[str, Any]:
-    """As a NetworkPolicy writes a peer of the settings."""
-    if "cidr" in peer:
-        return {"ipBlock": {"cidr": peer["cidr"]}}
-    selectors = {"namespaceSelector": "namespaceLabels", "podSelector": "podLabels"}
-    return {selector: {"matchLabels": peer[labels]} for selector, labels in selectors.items()}
 
 
 @pytest.mark.parametrize("name", ["operator", "prometheus"])
@@ -276,32 +256,6 @@ def test_a_digest_wins_over_a_tag_and_a_registry_of_ones_own_over_the_common_one
     assert settings_of(found).images.trainer == f"registry.internal/cloister/trainer@{digest}"
     (container,) = named(found, "Deployment", "cloister-operator")["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "other:5000/cloister/operator:0.1.0"
-
-
-def test_metrics_in_rules_and_dashboard_are_those_that_the_operator_has() -> None:
-    (case,) = [case for case in cases() if case.name == "monitoring"]
-    found = everything(case)
-    rules = [rule["expr"] for rule in named(found, "PrometheusRule", "cloister")["spec"]["groups"][0]["rules"]]
-    dashboard = json.loads(named(found, "ConfigMap", "cloister-dashboard")["data"]["cloister.json"])
-    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    used = {name for text in (*rules, *panels) for name in re.findall(r"\bcloister_\w+", text)}
-    known = {sample for family in REGISTRY.collect() for sample in (family.name, f"{family.name}_total")}
-    known |= {f"{name}_bucket" for name in known}
-    assert len(used) >= 7
-    assert used <= known
-    assert {"CloisterJobNoProgress", "CloisterJobFailed", "CloisterQueueHeld", "CloisterStoreNearlyFull"} <= {
-        rule["alert"] for rule in named(found, "PrometheusRule", "cloister")["spec"]["groups"][0]["rules"]
-    }
-
-
-@pytest.mark.parametrize(("namespaces", "operators"), [([], 1), (["legal", "hr", "sales"], 3)])
-def test_the_alert_of_an_operator_that_is_down_counts_them_all(namespaces: list[str], operators: int) -> None:
-    """absent() would be content with one of them."""
-    values = f"{WITH_REGISTRY},monitoring.rules.enabled=true"
-    found = objects(render("--set", values, "--set-json", f"operator.namespaces={json.dumps(namespaces)}"))
-    (down, *_) = named(found, "PrometheusRule", "cloister")["spec"]["groups"][0]["rules"]
-    assert down["alert"] == "CloisterOperatorDown"
-    assert down["expr"] == f"(count(cloister_queue_depth) or vector(0)) < {operators}"
 
 
 def test_weed_knows_every_flag_of_the_store() -> None:

@@ -61,6 +61,11 @@ def test_a_value_that_cannot_be_meant_is_refused_with_its_place(change: str, sen
     assert sentence in refusal(change)
 
 
+def test_a_store_without_buckets_is_refused() -> None:
+    with pytest.raises(HelmError, match=r"at '/store/buckets': minItems: got 0, want 1"):
+        render("--set", REGISTRY, "--set-json", "store.buckets=[]")
+
+
 def test_no_port_of_the_api_server_is_refused() -> None:
     """A rule without ports opens them all."""
     with pytest.raises(HelmError, match=r"at '/networkPolicy/apiServer/ports': minItems: got 0, want 1"):
@@ -77,13 +82,17 @@ def test_what_the_cluster_lacks_is_named_with_what_to_do() -> None:
     without_kueue = ("ray.io/v1/RayJob",)
     for change in ("prerequisites.kueue=true", "settings.auxiliaryQueueName=cpu"):
         assert "Kueue is not in this cluster" in refusal(change, served=without_kueue)
-    for change in ("monitoring.scrape=PodMonitor", "monitoring.rules.enabled=true"):
+    for change in ("monitoring.scrape=PodMonitor", "monitoring.scrape=Annotations,monitoring.rules.enabled=true"):
         assert "The Prometheus Operator is not in this cluster" in refusal(change, served=without_kueue)
     assert render("--set", f"{REGISTRY},prerequisites.check=false,monitoring.scrape=PodMonitor", served=())
 
 
 def test_values_that_contradict_each_other_are_refused() -> None:
     assert "choose one of them" in refusal("store.enabled=true", "settings.storage.endpoint=http://s3.internal")
+    assert "choose one of operator.namespaces (legal, hr)" in refusal(
+        "operator.namespaces={legal,hr}", "readiness.namespace=sales"
+    )
+    assert "CloisterOperatorDown would always fire" in refusal("monitoring.rules.enabled=true")
     assert "store.tenants needs keys that the chart makes" in refusal(
         "store.enabled=true", "store.existingSecret=mine", "store.tenants[0].namespace=legal"
     )
