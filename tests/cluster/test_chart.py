@@ -19,6 +19,7 @@ from cloister_api.crd import CRD_NAME
 from cluster.chart_release import Release
 from cluster.control_plane.access import KubectlError, wait_until
 from cluster.control_plane.plane import ControlPlane
+from cluster.edges.pod_status import Running
 from cluster.jobs import create_job, jobs_path
 from cluster.operator_jobs import succeeded
 from support.chart import HelmError, cases, objects, rendered
@@ -202,40 +203,57 @@ def children(release: Release, namespace: str) -> dict[str, str]:
 def test_an_upgrade_mid_run_leaves_what_runs_and_a_new_job_has_the_new_image(
     release: Release, crd: None, tmp_path: Path
 ) -> None:
-    plane, namespace = release.plane, release.namespace
+    """One job trains and one is prepared when the chart is upgraded; all that they get later has their own image."""
+    api, namespace = release.plane.api, release.namespace
+    jobs, rayjobs = release.path("jobs", group="/apis/batch/v1"), release.path("rayjobs", group="/apis/ray.io/v1")
     release.helm("install", *settings())
     process = operator(release, tmp_path, "cloister-operator")
     process.start()
-    create_job(plane, namespace)
-    prepare = wait_until(
-        lambda: plane.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/contracts-prepare"), "prepare"
-    )
+    create_job(release.plane, namespace)
+    release.kubelet.order(succeeded(PREPARED), namespace, role="prepare")
+    wait_until(lambda: api.exists(f"{rayjobs}/contracts-1"), "the RayJob")
+    release.kubelet.order(Running(), namespace, role="prepare")
+    create_job(release.plane, namespace, named("early"))
+    wait_until(lambda: api.exists(f"{jobs}/early-prepare"), "the step that prepares")
     before = children(release, namespace)
-    assert {"contracts-prepare", "contracts-run"} <= set(before)
+    training = api.get(f"{rayjobs}/contracts-1")
 
     release.helm("upgrade", *settings("images.trainer.tag=0.2.0"))
     process.stop()
     (tmp_path / "upgraded").mkdir()
     process = operator(release, tmp_path / "upgraded", "cloister-operator")
     process.start()
+    create_job(release.plane, namespace, named("later"))
+    later = wait_until(lambda: api.get(f"{jobs}/later-prepare"), "the later job")
+    assert before.items() <= children(release, namespace).items()
+    assert api.get(f"{rayjobs}/contracts-1")["metadata"]["generation"] == training["metadata"]["generation"]
+
+    ended = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
+    api.patch(f"{rayjobs}/contracts-1/status", {"status": ended})
+    publish = wait_until(lambda: api.get(f"{jobs}/contracts-publish"), "the step that publishes")
     release.kubelet.order(succeeded(PREPARED), namespace, role="prepare")
-    rayjobs = f"/apis/ray.io/v1/namespaces/{namespace}/rayjobs"
-    (ray_job,) = wait_until(lambda: plane.api.get(rayjobs)["items"], "the RayJob")
-    create_job(plane, namespace, {"metadata.name": "later", "spec.output.uri": "s3://adapters/later"})
-    later = wait_until(lambda: plane.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/later-prepare"), "later")
+    started = wait_until(lambda: api.get(f"{rayjobs}/early-1"), "the RayJob of the job that was prepared")
+    begun, new = (f"registry.internal/cloister/trainer:{tag}" for tag in ("0.1.0", "0.2.0"))
+    assert images_of(training) == images_of(publish) == images_of(started) == {begun}
+    assert images_of(later) == {new}
+    for name, image in (("contracts", begun), ("early", begun), ("later", new)):
+        assert api.get(jobs_path(namespace, name))["status"]["images"]["trainer"] == image
     process.stop()
 
-    assert before.items() <= children(release, namespace).items()
-    head = ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    assert image_of(prepare) == "registry.internal/cloister/trainer:0.1.0"
-    assert head["image"] == "registry.internal/cloister/trainer:0.1.0"
-    assert image_of(later) == "registry.internal/cloister/trainer:0.2.0"
+
+def named(name: str) -> Object:
+    """Changes that make another job of it."""
+    return {"metadata.name": name, "spec.output.uri": f"s3://adapters/{name}"}
 
 
-def image_of(job: Object) -> str:
-    images = {each["image"] for each in job["spec"]["template"]["spec"]["containers"]}
-    (image,) = images
-    return str(image)
+def images_of(workload: Any) -> set[str]:
+    """Images of all containers anywhere in a Job or a RayJob."""
+    if isinstance(workload, list):
+        return {image for part in workload for image in images_of(part)}
+    if not isinstance(workload, dict):
+        return set()
+    own = {workload["image"]} if "image" in workload else set()
+    return own | images_of(list(workload.values()))
 
 
 def test_an_operator_of_one_namespace_sees_it_and_no_other(release: Release, crd: None, tmp_path: Path) -> None:
