@@ -1,4 +1,4 @@
-"""docs/coming-from.md: fields that exist, defaults that hold; and TRL, which is installed here, has the names it says."""
+"""docs/coming-from.md: fields that exist and defaults that hold; the names of TRL are asked of TRL, which is installed."""
 
 from __future__ import annotations
 
