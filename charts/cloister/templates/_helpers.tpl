@@ -49,7 +49,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- define "cloister.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index $root.Values.images (index . 1) -}}
-{{- $registry := $image.registry | default $root.Values.images.registry -}}
+{{- $registry := $image.registry | default $root.Values.images.registry | trimSuffix "/" -}}
 {{- if not $registry }}{{ fail "images.registry is missing: name the registry that holds the images cloister/operator, cloister/trainer and cloister/store (docs/install.md), for example --set images.registry=registry.internal:5000." }}{{ end -}}
 {{- if $image.digest -}}
 {{ printf "%s/%s@%s" $registry $image.repository $image.digest }}

@@ -174,7 +174,7 @@ def _told(reason: str, message: str) -> str:
     return ": ".join(word for word in (reason, message) if word)
 
 
-def _store(facts: Facts, _: Expectations) -> Row:
+def _store(facts: Facts, expected: Expectations) -> Row:
     question = "The object store keeps conditions of writes"
     reason = facts.inputs.reason
     if not facts.inputs.ended and reason != Obstacle.NOT_ENDED:
@@ -183,6 +183,8 @@ def _store(facts: Facts, _: Expectations) -> Row:
         return Row(question, Answer.YES, "If-None-Match and If-Match are kept")
     if reason == "StorageUnsupported":
         fix = "Use a store with conditional writes (PUT with If-None-Match and If-Match), or a newer version of it."
+    elif reason == "Internal":
+        fix = f"kubectl logs -n {expected.namespace} job/{expected.inputs_name} shows what the trainer's image said."
     else:
         fix = "Check settings.storage, the credentials' Secret (readiness.secretName) and readiness.uri."
     return Row(question, Answer.NO, _told(reason, facts.inputs.message), fix)

@@ -138,6 +138,15 @@ def test_the_alert_of_an_operator_that_is_down_counts_them_all(namespaces: list[
         assert re.fullmatch("cloister-operator-.*", f"{each['metadata']['name']}-5d8f-x")
 
 
+@pytest.mark.parametrize("labels", ["null", '{"grafana_dashboard": null, "team": "platform"}'])
+def test_the_dashboards_labels_are_the_administrators(labels: str) -> None:
+    values = ["--set", f"{REGISTRY},monitoring.dashboard.enabled=true"]
+    found = objects(render(*values, "--set-json", f"monitoring.dashboard.labels={labels}"))
+    own = named(found, "ConfigMap", "cloister-dashboard")["metadata"]["labels"]
+    assert own.get("team") == ("platform" if "team" in labels else None)
+    assert "grafana_dashboard" not in own
+
+
 def test_without_a_monitor_nobody_knows_which_pod_a_sample_is_of() -> None:
     annotated = MONITORED.replace("PodMonitor", "Annotations")
     expressions = rules(objects(render("--set", f"{annotated},store.enabled=true")))

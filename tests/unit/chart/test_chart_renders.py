@@ -252,8 +252,8 @@ def test_a_digest_wins_over_a_tag_and_a_registry_of_ones_own_over_the_common_one
     changes = (
         f"{WITH_REGISTRY},images.trainer.tag=v1,images.trainer.digest={digest},images.operator.registry=other:5000"
     )
-    found = objects(render("--set", changes))
-    assert settings_of(found).images.trainer == f"registry.internal/cloister/trainer@{digest}"
+    found = objects(render("--set", changes.replace("registry.internal", "registry.internal/mirror/")))
+    assert settings_of(found).images.trainer == f"registry.internal/mirror/cloister/trainer@{digest}"
     (container,) = named(found, "Deployment", "cloister-operator")["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "other:5000/cloister/operator:0.1.0"
 

@@ -114,6 +114,12 @@ def test_helm_test_has_the_secret_that_the_store_makes_for_its_namespace() -> No
     assert render("--set", f"{REGISTRY},store.enabled=true,store.existingSecret=own,readiness.secretName=own")
 
 
+def test_secrets_may_be_named_as_kubernetes_lets_them() -> None:
+    found = render("--set", f"{REGISTRY},images.pullSecrets={{registry.internal}},readiness.secretName=trial.keys")
+    assert found.count("- name: registry.internal\n") >= 2
+    assert '"name": "trial.keys"' in found
+
+
 def test_what_a_tenant_may_is_a_bucket_or_a_part_of_one() -> None:
     places = ["models", "models/*", "adapters/legal/v1.2/*"]
     tenant = json.dumps({"namespace": "legal", "read": places, "write": places})
@@ -123,7 +129,8 @@ def test_what_a_tenant_may_is_a_bucket_or_a_part_of_one() -> None:
 @pytest.mark.parametrize("value", ["caBundle", "settings.storage.ca"])
 def test_an_authority_is_certificates_and_no_private_key(value: str) -> None:
     """Everybody who may read the release or a job's pod would have the key; the refusal does not repeat it."""
-    assert f"{value} must be certificates in PEM form" in refusal(f"{value}=ca.crt")
+    for nothing in ("ca.crt", "\n"):
+        assert f"{value} must be certificates in PEM form" in refusal(f"{value}={nothing}")
     for before in ("", f"{CERTIFICATE}\n"):
         said = refusal(f"{value}={before}-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE")
         assert f"{value} holds a private key" in said

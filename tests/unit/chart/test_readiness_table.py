@@ -76,6 +76,12 @@ def test_a_ready_cluster_says_yes_to_everything() -> None:
             "StorageAccessDenied: The keys",
             "readiness.secretName",
         ),
+        (
+            "object store",
+            {"inputs": InputsFound(ended=True, reason="Internal", message="OOMKilled, exit 137")},
+            "Internal: OOMKilled",
+            "kubectl logs -n cloister-system job/cloister-readiness-inputs",
+        ),
         ("NetworkPolicies", {"job": JobFound(phase="Failed", egress="NotEnforced")}, "reached the canary", "Calico"),
         ("NetworkPolicies", {"job": JobFound(phase="Failed", egress="Unproven")}, "control port", "port 8444"),
         (
