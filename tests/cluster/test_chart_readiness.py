@@ -104,7 +104,7 @@ def test_a_cluster_where_all_goes_well_but_names(
     code, answers, said = asked(play)
     assert code == 1
     assert {question for question, answer in answers.items() if answer != "yes"} == {
-        "Names are resolved",
+        "DNS resolves names",
         "Kueue queues RayJobs",
     }
     assert len(answers) == 8
@@ -136,7 +136,7 @@ def test_a_store_without_conditional_writes(asked: Callable[..., Any], release: 
     )
     code, answers, said = asked(lambda release: inputs_end(release, Ended(11, refused.encode())))
     assert code == 1
-    assert answers["The object store keeps conditions of writes"] == "no"
+    assert answers["The object store takes conditional writes"] == "no"
     assert answers["A job of 20 steps went through all phases"] == "-"
     assert "StorageUnsupported: It ignores If-None-Match." in said
     assert not release.plane.api.exists(jobs_path(release.namespace, "cloister-readiness"))

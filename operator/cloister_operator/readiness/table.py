@@ -125,7 +125,7 @@ def _gpus(facts: Facts, expected: Expectations) -> Row:
 
 
 def _dns(facts: Facts, _: Expectations) -> Row:
-    question = "Names are resolved"
+    question = "DNS resolves names"
     if not facts.unresolved:
         return Row(question, Answer.YES, "the operator's Services and the object store")
     fix = (
@@ -175,7 +175,7 @@ def _told(reason: str, message: str) -> str:
 
 
 def _store(facts: Facts, expected: Expectations) -> Row:
-    question = "The object store keeps conditions of writes"
+    question = "The object store takes conditional writes"
     reason = facts.inputs.reason
     if not facts.inputs.ended and reason != Obstacle.NOT_ENDED:
         return Row(question, Answer.UNKNOWN, "not asked: the trainer's image did not run")

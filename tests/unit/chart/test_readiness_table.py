@@ -57,7 +57,7 @@ def test_a_ready_cluster_says_yes_to_everything() -> None:
         ("KubeRay", {"kuberay": (KubeRayFound("kuberay/operator:v1.5.2"),)}, "v1.5.2", "Install KubeRay 1.6 or newer"),
         ("Kueue", {"kueue_frameworks": frozenset(("batch/job",))}, "does not queue ray.io/rayjob", "integrations"),
         ("GPUs", {"gpus": {}}, "0 nvidia.com/gpu", "device plugin"),
-        ("Names", {"unresolved": ("cloister-control.x.svc",)}, "not cloister-control.x.svc", "settings.network.dns"),
+        ("DNS", {"unresolved": ("cloister-control.x.svc",)}, "not cloister-control.x.svc", "settings.network.dns"),
         (
             "Images",
             {"inputs": InputsFound(ended=False, reason="ImagePullBackOff", message="no such host")},
