@@ -1,4 +1,4 @@
-"""docs/coming-from.md: fields that exist and defaults that hold; the names of TRL are asked of TRL, which is installed."""
+"""docs/coming-from.md: fields that exist, defaults that hold; TRL is installed here, and is asked for its names."""
 
 from __future__ import annotations
 

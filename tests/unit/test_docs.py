@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -66,6 +67,8 @@ def test_every_command_exists(block: Block, monkeypatch: pytest.MonkeyPatch) -> 
                 assert parses(arguments), f"{block}: {words}"
             case [".venv/bin/python" | "python", script, *_] if script.endswith(".py"):
                 assert (ROOT / script).is_file(), f"{block}: {words}"
+            case [script, *_] if script.startswith("scripts/"):
+                assert os.access(ROOT / script, os.X_OK), f"{block}: {words}"
             case ["python", "-m", "cloister_operator", *arguments]:
                 assert "--check" in arguments and operator_main(arguments) == 0, f"{block}: {words}"
             case [word, *_]:

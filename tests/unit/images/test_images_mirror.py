@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from images.image import ROOT
+from support.pages import blocks
 
 SCRIPT = ROOT / "scripts" / "images-mirror.sh"
 LIST = "# ours\n{archive} operator:0.1.0\n\nother.internal/kuberay/operator:v1.6.0 kuberay-operator:v1.6.0\n"
@@ -78,6 +79,16 @@ def test_a_last_line_without_a_newline_is_copied(programs: Path) -> None:
         "skopeo copy --all docker://other.internal/a:1 docker://registry.internal/cloister/a:1",
         "skopeo copy --all docker://other.internal/b:1 docker://registry.internal/cloister/b:1",
     ]
+
+
+def test_the_list_of_the_page_is_taken(programs: Path) -> None:
+    (listed,) = [each.text for each in blocks("text") if each.text.startswith("# images.list")]
+    install(programs, "skopeo")
+    done = mirror(programs, listed)
+    assert done.returncode == 0, done.stderr
+    copied = [line.split()[-1] for line in (programs / "calls").read_text().splitlines()]
+    names = [line.split()[1] for line in listed.splitlines()[1:]]
+    assert copied == [f"docker://registry.internal/cloister/{name}" for name in names]
 
 
 @pytest.mark.parametrize(
