@@ -20,8 +20,8 @@ OTHER_HELM = {"test", "uninstall", "package", "get"}
 DRY = {"create"}
 """Verbs of kubectl that run without a cluster."""
 OTHER_KUBECTL = {
-    *("annotate", "apply", "auth", "delete", "describe", "explain", "get", "label", "logs", "patch", "port-forward"),
-    "wait",
+    *("annotate", "apply", "auth", "delete", "describe", "drain", "explain", "get", "label", "logs", "patch"),
+    *("port-forward", "wait"),
 }
 FLAGS_OF_A_CLUSTER = {"-n", "--namespace", "--timeout"}
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -94,6 +94,12 @@ def hook_workloads() -> list[Object]:
     hooks = [each for each in objects(rendered(FOLDER / "store")) if each["kind"] in ("Job", "Pod")]
     assert len(hooks) == 3
     return hooks
+
+
+def test_every_alert_has_a_row() -> None:
+    rules = (CHART / "templates" / "rules.yaml").read_text()
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert re.findall(r"^\| `(Cloister\w+)` \|", page, re.MULTILINE) == re.findall(r"- alert: (\w+)", rules)
 
 
 @pytest.mark.parametrize(("block", "words"), shell("kubectl"), ids=str)
