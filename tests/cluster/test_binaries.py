@@ -20,6 +20,8 @@ VERSIONS = {
     "cyclonus": "v0.5.6",
     "coredns": "v1.12.4",
     "helm": "v3.19.5",
+    "argo-cd": "v3.2.1",
+    "flux": "v1.7.3",
 }
 
 

@@ -84,6 +84,9 @@ MODULES = (
         taken_from_path="v3.19.",
     ),
     Module("coredns", "github.com/coredns/coredns", {}, node_programs={"coredns": ""}),
+    # Of these two only the CRDs are taken, for examples/.
+    Module("argo-cd", "github.com/argoproj/argo-cd/v3", {}, manifests=("manifests/crds",)),
+    Module("flux", "github.com/fluxcd/kustomize-controller", {}, manifests=("config/crd/bases",)),
 )
 PROGRAMS = tuple(program for module in MODULES for program in module.programs)
 NODE_PROGRAMS = tuple(program for module in MODULES for program in module.node_programs)
@@ -127,7 +130,7 @@ def build_missing(*, node: bool = False) -> None:
     """Build every program that is not there yet, one after another; another process that builds is waited for."""
     for module in MODULES:
         programs = module.programs | (module.node_programs if node else {})
-        if not programs:
+        if not programs and not module.manifests:
             continue
         folder = built_folder(module)
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,6 +179,7 @@ def _build(module: Module, name: str, package: str, folder: Path) -> None:
 
 
 def _copy_manifests(module: Module, folder: Path) -> None:
+    _go(module, "mod", "download", module.path)  # a module of which nothing is built is not there yet
     source = Path(_go(module, "list", "-m", "-f", "{{.Dir}}", module.path).strip())
     unfinished = folder / f".manifests.{os.getpid()}"
     for part in module.manifests:
