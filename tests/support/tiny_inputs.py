@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ def write_model(folder: Path) -> None:
 
 def record_of(folder: Path) -> ModelRecord:
     (weights,) = open_storage().list((folder / "model.safetensors").as_uri())
+    config = json.loads((folder / "config.json").read_text())
     small = [digest_of(folder / name, name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json")]
     return ModelRecord(
         uri=folder.as_uri(),
-        model_type="llama",
-        architecture="LlamaForCausalLM",
+        model_type=config["model_type"],
+        architecture=config["architectures"][0],
         small_files=small,
         weight_files=[ListedFile(name=weights.name, size=weights.size, etag=weights.etag)],
         header_digest="0" * 64,

@@ -21,6 +21,7 @@ from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.engine import Engine, deepspeed_config, prepare_deepspeed
 from cloister_trainer.train.inputs import Inputs
 from cloister_trainer.train.lora import WEIGHTS_FILE, add_lora, load_adapter_state, trainable_parameters
+from cloister_trainer.train.lora_layers import ADAPTER, adapts_experts, lora_layers
 from cloister_trainer.train.model import TrainingModule, load_base
 from cloister_trainer.train.targets import targets_in, tensors_in
 
@@ -59,6 +60,8 @@ def build(context: WorkerContext, inputs: Inputs, beat: Callable[[], None]) -> B
     module = TrainingModule(peft_model, training.precision)
     module.set_gradient_checkpointing(plan.gradient_checkpointing)
     module.train()
+    if stage == 3:
+        gather_with_experts(peft_model)
     beat()
     engine = Engine(module, trainable_parameters(peft_model), stage, training, config)
     del sharding
@@ -71,6 +74,19 @@ def shard_while_loading(config: dict[str, Any]) -> object:
     from transformers.integrations import HfDeepSpeedConfig
 
     return HfDeepSpeedConfig(config)
+
+
+def gather_with_experts(peft_model: Any) -> None:
+    """Have ZeRO gather what PEFT's layer of a fused expert parameter reads: the parameter, A and B.
+
+    They belong to modules whose forward passes never run there, so that ZeRO's hooks would leave them as empty shards.
+    """
+    from deepspeed.runtime.zero import register_external_parameter
+
+    for layer in lora_layers(peft_model).values():
+        if adapts_experts(layer):
+            for parameter in (layer.get_param(), layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight):
+                register_external_parameter(layer, parameter)
 
 
 def load_initial_adapter(context: WorkerContext, peft_model: Any, uri: str) -> None:

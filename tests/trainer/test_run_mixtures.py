@@ -1,0 +1,59 @@
+"""Mixtures of experts at ZeRO stage 3, where every rank holds a part of every expert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from support.tiny_inputs import make_tokenizer, record_of
+from support.tiny_models import save_tiny_model
+from support.tiny_ranks import run_ranks
+from support.tiny_run import TinyRun, make_run
+
+WITH_EXPERTS = {"rank": 4, "alpha": 8, "targets": {"preset": "AllWithExperts"}}
+
+
+def inputs_of(model_type: str, folder: Path) -> Path:
+    """A tiny model of the family as `make_run` takes it."""
+    model = save_tiny_model(folder / "model", model_type, dtype=torch.bfloat16)
+    make_tokenizer().save_pretrained(model)
+    (folder / "model.json").write_text(record_of(model).model_dump_json())
+    return folder
+
+
+def trained(root: Path, ranks: int, *, as_if_large: bool = False, recompute: bool = False, **settings: Any) -> TinyRun:
+    """Three steps; `recompute`: with gradient checkpointing."""
+    tiny = make_run(root, workers=ranks, steps=3, train=8, **settings)
+    plan = tiny.plan.plan.model_copy(update={"gradient_checkpointing": recompute})
+    tiny.plan = tiny.plan.model_copy(update={"plan": plan})
+    run_ranks(tiny, ranks, as_if_large=as_if_large).end()
+    return tiny
+
+
+def losses(tiny: TinyRun) -> list[float]:
+    return [row["loss"] for row in tiny.metrics()]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "recompute"), [("mixtral", False), ("deepseek_v2", False), ("deepseek_v3", True)]
+)
+def test_adapted_experts_train_in_shards_as_they_do_whole(model_type: str, recompute: bool, tmp_path: Path) -> None:
+    (tmp_path / "inputs").mkdir()
+    inputs = inputs_of(model_type, tmp_path / "inputs")
+    whole = trained(tmp_path / "whole", 1, stage=2, inputs=inputs, lora=WITH_EXPERTS)
+    sharded = trained(
+        tmp_path / "sharded", 2, stage=3, inputs=inputs, lora=WITH_EXPERTS, as_if_large=True, recompute=recompute
+    )
+
+    assert losses(sharded) == pytest.approx(losses(whole), abs=1e-5)
+    one, other = load(whole.adapter()), load(sharded.adapter())
+    assert one.keys() == other.keys()
+    experts = [name for name in one if ".experts." in name]
+    assert experts and all(bool(one[name].any()) for name in experts)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=0)
+    assert sharded.checks()["frozenUnchanged"]
