@@ -10,6 +10,8 @@ import pytest
 
 from cluster.control_plane.access import NAMESPACE_LABEL, Cluster, KubectlError, wait_until
 from cluster.control_plane.api import ApiError, Object
+from cluster.control_plane.binaries import manifests
+from cluster.control_plane.install import apply_server_side, wait_until_served
 from cluster.control_plane.plane import ControlPlane
 from cluster.jobs import jobs_path
 from support.examples import EXAMPLES, Shown, example_settings, jobs, of_kind, shown_jobs
@@ -27,6 +29,8 @@ def research(control_plane: ControlPlane) -> Iterator[str]:
     labels = {NAMESPACE_LABEL: "true"}
     control_plane.api.create("/api/v1/namespaces", {"metadata": {"name": "research", "labels": labels}})
     yield "research"
+    for name in ("job.yaml", "queues.yaml"):
+        control_plane.kubectl("delete", "-f", str(EXAMPLES / "06-kueue" / name), "--wait=false", "--ignore-not-found")
     control_plane.delete_namespace("research")
 
 
@@ -41,6 +45,25 @@ def test_every_job_that_is_shown_is_accepted(cluster: Cluster, namespace: str, s
 def test_every_config_map_is_accepted(cluster: Cluster, namespace: str, shown: Shown) -> None:
     config_map = {**shown.object, "metadata": shown.object["metadata"] | {"namespace": namespace}}
     assert cluster.api.create(f"/api/v1/namespaces/{namespace}/configmaps?{STRICT}", config_map)["data"]
+
+
+@pytest.fixture(scope="module")
+def gitops(cluster: Cluster) -> None:
+    """The CRDs of Argo CD and Flux; nobody acts on their objects."""
+    apply_server_side(cluster, manifests("argo-cd") / "manifests/crds/application-crd.yaml")
+    apply_server_side(cluster, manifests("flux") / "config/crd/bases")
+    wait_until_served(cluster, "applications.argoproj.io", "kustomizations.kustomize.toolkit.fluxcd.io")
+
+
+@pytest.mark.usefixtures("gitops")
+@pytest.mark.parametrize("shown", [*of_kind("Application"), *of_kind("Kustomization")], ids=str)
+def test_what_gitops_tools_are_told_is_in_their_schema(cluster: Cluster, namespace: str, shown: Shown) -> None:
+    plural = f"{shown.object['kind'].lower()}s"
+    path = f"/apis/{shown.object['apiVersion']}/namespaces/{namespace}/{plural}?{STRICT}"
+    told = {**shown.object, "metadata": shown.object["metadata"] | {"namespace": namespace}}
+    assert cluster.api.create(path, told)["spec"]
+    with pytest.raises(ApiError, match="unknown field"):
+        cluster.api.create(path, told | {"spec": told["spec"] | {"healthChekExprs": []}})
 
 
 @pytest.mark.usefixtures("kueue")
@@ -61,7 +84,6 @@ def test_the_example_s_job_is_admitted_by_the_example_s_queue(control_plane: Con
         assert set(each["flavors"].values()) == {"h100"}
         used[each["name"]] = each["resourceUsage"].get("nvidia.com/gpu")
     assert used["workers"] == "16"
-    control_plane.kubectl("delete", "-f", str(EXAMPLES / "06-kueue" / "job.yaml"), "--wait=false")
 
 
 def workloads(plane: ControlPlane, namespace: str) -> list[Object]:
