@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -74,3 +75,26 @@ def test_a_tenant_of_another_releases_store_keeps_its_keys_and_helm_says_why(
         release.play_store_hooks(seen)
         upgrading.result(timeout=60)
     assert access_key(release, tenant) == key
+
+
+def test_a_rollback_lets_in_the_tenants_of_the_release_that_comes_back(
+    release: Release, tenant: str, crd: None
+) -> None:
+    def do(command: str, *arguments: str, seen: tuple[str, ...]) -> tuple[str, ...]:
+        with release.running(command, *arguments) as running:
+            _, hooks = release.play_store_hooks(seen)
+            running.result(timeout=60)
+        return (*seen, *hooks)
+
+    seen = do("install", *with_tenant(release, tenant), seen=())
+    seen = do("upgrade", "--reset-then-reuse-values", "--set-json", "store.tenants=[]", seen=seen)
+    assert tenant not in known_to_the_store(release)
+    do("rollback", "1", seen=seen)
+    assert known_to_the_store(release)[tenant] == access_key(release, tenant)
+
+
+def known_to_the_store(release: Release) -> dict[str, str]:
+    """Access keys by identity, as the store reads them."""
+    found = release.plane.api.get(release.path("secrets", "cloister-store"))["data"]["identities.json"]
+    identities = json.loads(base64.b64decode(found))["identities"]
+    return {each["name"]: each["credentials"][0]["accessKey"] for each in identities}
