@@ -17,7 +17,7 @@ from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.model.settings import check_before_data
 from cloister_trainer.prepare.data import prepare_tokens
-from cloister_trainer.prepare.initial_adapter import adapter_fingerprint
+from cloister_trainer.prepare.initial_adapter import adapter_fingerprint, check_initial_adapter
 from cloister_trainer.prepare.job import read_chat_template
 from cloister_trainer.prepare.take_over import take_over
 from cloister_trainer.publish.base_files import CHAT_TEMPLATE
@@ -71,8 +71,9 @@ def prepare(
 def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace) -> PlanFile:
     """Model and data checked, tokens written, memory planned."""
     inspected = inspect(run, storage, reporter, workspace)
-    check_before_data(run, inspected)
+    targets, _ = check_before_data(run, inspected)
     initial_adapter = adapter_fingerprint(storage, run.spec.lora.init_from)
+    check_initial_adapter(storage, run.spec.lora, targets)
     template = read_chat_template(storage, run.spec.model.chat_template)
     tokens_uri, index = prepare_tokens(
         run,
