@@ -63,7 +63,12 @@ class SeaweedFS:
         self.reader = new_identity("reader", "Read", "List")
         self._volume_size_mb, self._max_volumes = volume_size_mb, max_volumes
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self._ports: list[int] = []
+
+    @property
+    def port(self) -> int:
+        """The S3 server's port."""
+        return self._ports[0]
 
     @property
     def endpoint(self) -> str:
@@ -121,6 +126,7 @@ class SeaweedFS:
     def start(self) -> Self:
         """Start and wait until objects can be written. RuntimeError with the log's end when that fails."""
         for attempt in range(1, START_ATTEMPTS + 1):
+            self._ports = free_ports(8)
             self._launch()
             try:
                 self._wait_until_ready()
@@ -135,6 +141,15 @@ class SeaweedFS:
                 self.stop()
                 raise
         raise AssertionError("unreachable")
+
+    def go_away(self) -> None:
+        """End the server; its data stays."""
+        self._kill()
+
+    def come_back(self) -> None:
+        """Start again on the same ports with the same data. The server ends with the thread that calls this."""
+        self._launch()
+        self._wait_until_ready()
 
     def stop(self) -> None:
         """Kill the server (SIGTERM takes it 26 s) and delete a temporary folder. May be called twice."""
@@ -152,18 +167,16 @@ class SeaweedFS:
 
     def _launch(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        ports = free_ports(8)
-        self.port = ports[0]
         identities = self.folder / "identities.json"
         identities.touch(mode=0o600)
         identities.write_text(json.dumps({"identities": [_identity_config(i) for i in (self.admin, self.reader)]}))
-        command = [str(weed_binary()), *self._arguments(ports, identities)]
+        command = [str(weed_binary()), *self._arguments(identities)]
         log = self.folder / "weed.log"
         log.unlink(missing_ok=True)
         self._process = start_child(command, log, folder=self.folder)
 
-    def _arguments(self, ports: list[int], identities: Path) -> list[str]:
-        s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = ports
+    def _arguments(self, identities: Path) -> list[str]:
+        s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         return [

@@ -25,6 +25,7 @@ from cloister_trainer.train.checkpoint import (
     newest_step,
     resume_settings,
 )
+from cloister_trainer.train.failures import explain
 from cloister_trainer.train.state import TrainState
 from support.tiny_run import TinyRun, make_run
 
@@ -171,3 +172,18 @@ def test_a_store_that_is_away_costs_a_checkpoint_and_a_full_one_ends_the_run(tin
     with pytest.raises(Full):
         save(5)
     writer.close()
+
+
+def test_a_full_scratch_disk_is_the_local_disk_s_and_leaves_no_file(tiny: TinyRun, small_disk: Path) -> None:
+    writer = CheckpointWriter(open_storage(), tiny.run.layout, 2, small_disk / "writing")
+    index = CheckpointIndex(step=1, settings={}, files=[], state=TrainState(step=1))
+    part = (tiny.run.layout.metrics_part(1), b"{}\n")
+    writer.write(index, {"a": torch.zeros(1024, 1024)}, None, part, lambda _uri: None)
+    with pytest.raises(Exception, match="No space left") as full:
+        writer.wait()
+    writer.close()
+    failure = explain(full.value, step=1, node="node-3")
+    assert failure.reason is FailureReason.LOCAL_DISK_FULL
+    assert "ephemeral storage" in failure.message
+    assert list(small_disk.iterdir()) == []
+    assert newest_step(open_storage(), tiny.run.layout) == 0

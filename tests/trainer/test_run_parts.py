@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from cloister_api.errors import CloisterError
 from cloister_api.events import EvaluationDone, Progress
@@ -87,6 +88,8 @@ def test_control_reads_a_step_after_it_was_posted() -> None:
         (RuntimeError("Timed out waiting 1800000ms for recv operation"), FailureReason.COLLECTIVE_TIMEOUT),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), FailureReason.GPU_FAULT),
         (OSError(errno.ENOSPC, "No space left on device"), FailureReason.LOCAL_DISK_FULL),
+        (SafetensorError("I/O error: Disk quota exceeded (os error 122)"), FailureReason.LOCAL_DISK_FULL),
+        (SafetensorError("I/O error: Input/output error (os error 5)"), FailureReason.INTERNAL),
         (Unreachable("s3://b does not answer."), FailureReason.STORAGE_UNAVAILABLE),
         (KeyError("a row's content"), FailureReason.INTERNAL),
     ],

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Event, Progress, Restarted, parse_event
+from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Event, Progress, Restarted
 from cloister_api.exit_codes import ExitCode
 from cloister_trainer.records import Checks
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.driver import train
+from support.driver_process import driver_of
 from support.tiny_ranks import run_ranks
-from support.tiny_run import UID, TinyRun, make_run
+from support.tiny_run import TinyRun, make_run
 
 STEPS = 150
 RAYS_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
@@ -47,51 +43,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> TinyRun:
     tiny = make_run(tmp_path_factory.mktemp("whole"), inputs=inputs, **SETTINGS)
     run_ranks(tiny, 2).end()
     return tiny
-
-
-class Driver:
-    """The driver in a process of its own, and the events that it has written."""
-
-    def __init__(self, tiny: TinyRun) -> None:
-        run_file, plan_file = tiny.root / "run.json", tiny.root / "plan.json"
-        run_file.write_text(tiny.run.model_dump_json())
-        plan_file.write_text(tiny.plan.model_dump_json())
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "support.tiny_driver", str(run_file), str(plan_file), str(tiny.scratch)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        self.descendants: list[psutil.Process] = []
-
-    def events(self) -> Iterator[Event]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            event = parse_event(line.rstrip("\n"), UID, 1)
-            if event is not None:
-                yield event
-
-    def workers(self) -> list[psutil.Process]:
-        """The processes of the ranks."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "RayTrainWorker" in child.name()]
-
-    def until_checkpoint(self, step: int) -> None:
-        """Read events up to a checkpoint of `step` or later."""
-        next(event for event in self.events() if isinstance(event, CheckpointSaved) and event.step >= step)
-        self.descendants = psutil.Process(self.process.pid).children(recursive=True)
-
-
-@contextmanager
-def driver_of(tiny: TinyRun) -> Iterator[Driver]:
-    driver = Driver(tiny)
-    try:
-        yield driver
-    finally:
-        driver.process.kill()
-        driver.process.wait()
-        assert driver.process.stdout is not None
-        driver.process.stdout.close()
 
 
 @pytest.mark.timeout(900)

@@ -27,6 +27,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.records import FileDigest, PlanFile
 from cloister_trainer.storage import MissingObject, Storage
+from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class CheckpointWriter:
         self._storage, self._layout, self._keep, self._folder = storage, layout, keep, folder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
+        self._again: Callable[[], Future[None]] | None = None
+        """Starts writing what is under way once more."""
 
     @property
     def busy(self) -> bool:
@@ -225,13 +228,28 @@ class CheckpointWriter:
 
         `index.files` is filled in here. `make_ready` has been called.
         """
-        self._under_way = self._pool.submit(self._write, index, state, best, metrics, when_complete)
 
-    def wait(self) -> None:
-        """Until the checkpoint under way is complete; raises what it failed with."""
-        if self._under_way is not None:
+        def start() -> Future[None]:
+            return self._pool.submit(self._write, index, state, best, metrics, when_complete)
+
+        self._again, self._under_way = start, start()
+
+    def wait(self, patience: Patience | None = None) -> None:
+        """Until the checkpoint under way is complete; raises what it failed with.
+
+        With `patience` it is written again for as long as that lasts while the store is away.
+        """
+        while self._under_way is not None:
             under_way, self._under_way = self._under_way, None
-            under_way.result()
+            try:
+                under_way.result()
+            except CloisterError as failure:
+                if patience is None or self._again is None:
+                    raise
+                patience.wait(failure)
+                self._under_way = self._again()
+            else:
+                self._again = None
 
     def close(self) -> None:
         """Let the thread end when what is under way is done; waits for nothing."""

@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 from cloister_api.errors import CloisterError
-from cloister_api.events import Done, Event, FailureSeen, Progress, Restarted
+from cloister_api.events import CheckpointSaved, Done, Event, FailureSeen, Progress, Restarted
 from cloister_api.reasons import FailureReason
 from cloister_api.run import ATTEMPT_ENVIRONMENT, Run
 from cloister_trainer.interrupt import Interrupted
@@ -26,6 +27,7 @@ from cloister_trainer.train.checkpoint import newest_step
 from cloister_trainer.train.failures import worst
 from cloister_trainer.train.launch import Start, WorkerGroup, ray_cluster
 from cloister_trainer.train.messages import Ended, Message, Phase, Request
+from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.progress import Display
 from cloister_trainer.train.staged import completed_checks
 from cloister_trainer.train.worker_logs import upload_left_logs
@@ -52,21 +54,16 @@ def train(
     """Train until the adapter and checks.json are staged; goes on from the newest checkpoint.
 
     `scratch` is the run's folder of a Workspace; `egress` this process's own proof, made before it read the plan.
-    Raises Interrupted after SIGINT or SIGTERM, and CloisterError when two starts in a row made no newer checkpoint, or
-    at once for a failure that trying again cannot help.
+    Raises Interrupted after SIGINT or SIGTERM, and CloisterError when two starts in a row made no newer checkpoint, the
+    store was away for longer than STORE_PATIENCE_S, or at once for a failure that trying again cannot help.
     """
-    checks = completed_checks(run, storage)
-    if checks is None:
-        try:
-            with Interruption() as interruption:
-                Driver(run, plan, storage, reporter, scratch, emit, interruption, dict(egress or {})).train()
-        except KeyboardInterrupt:
-            raise Interrupted(newest_step(storage, run.layout) or None) from None
-        checks = completed_checks(run, storage)
-        if checks is None:
-            raise CloisterError(
-                FailureReason.ADAPTER_INVALID, f"{run.layout.checks_file} cannot be read back after training."
-            )
+    interruption = Interruption()
+    driver = Driver(run, plan, storage, reporter, scratch, emit, interruption, dict(egress or {}))
+    try:
+        with interruption:
+            checks = driver.train()
+    except KeyboardInterrupt:
+        raise Interrupted(driver.kept_step()) from None
     emit(Done(step=checks.step, staged_uri=run.layout.adapter))
     return checks
 
@@ -131,15 +128,34 @@ class Driver:
         self._display = Display(reporter, plan.plan.total_steps)
         self._said_at = -math.inf
         self._egress = egress
+        self._known_step = 0
+        self._patience = Patience(self._wait_for_store)
 
-    def train(self) -> None:
-        """Returns when the adapter and checks.json are staged."""
+    def train(self) -> Checks:
+        """Returns when the adapter and checks.json are staged, with what the latter says."""
+        checks = self._completed_checks()
+        if checks is None:
+            self._start_until_finished()
+            checks = self._completed_checks()
+        if checks is None:
+            raise CloisterError(
+                FailureReason.ADAPTER_INVALID, f"{self._run.layout.checks_file} cannot be read back after training."
+            )
+        return checks
+
+    def kept_step(self) -> int | None:
+        """Step of the newest checkpoint, None without one; the newest that was told of when the store is away."""
+        with suppress(CloisterError):
+            self._known_step = newest_step(self._storage, self._run.layout)
+        return self._known_step or None
+
+    def _start_until_finished(self) -> None:
         gpus = self._run.spec.distribution.gpus_per_worker > 0
         with ray_cluster(self._ranks, gpus), self._display:
             self._interruption.install()
             fruitless = 0
             for ordinal in itertools.count(1):
-                step_before = newest_step(self._storage, self._run.layout)
+                step_before = self._newest_step()
                 try:
                     ended = self._start(ordinal)
                 except CloisterError as error:
@@ -153,13 +169,30 @@ class Driver:
                         raise Interrupted(ended.step)
                     failure = CloisterError(FailureReason.WORKERS_LOST, "A worker was asked to go.")
                 if self._interruption.asked.is_set():
-                    raise Interrupted(newest_step(self._storage, self._run.layout) or None)
-                advanced = newest_step(self._storage, self._run.layout) > step_before
-                fruitless = 0 if advanced else fruitless + 1
+                    raise Interrupted(self.kept_step())
+                if self._newest_step() > step_before:
+                    fruitless = 0
+                    self._patience.renew()
+                elif failure.reason is FailureReason.STORAGE_UNAVAILABLE:
+                    self._patience.wait(failure)
+                else:
+                    fruitless += 1
                 if fruitless == MAX_FRUITLESS_STARTS:
                     raise failure
                 self._reporter.warn(f"{failure.message} Training starts again from its newest checkpoint.")
                 self._emit(Restarted(workers=self._run.spec.distribution.workers, reason=failure.reason.value))
+
+    def _completed_checks(self) -> Checks | None:
+        return self._patience.call(lambda: completed_checks(self._run, self._storage))
+
+    def _newest_step(self) -> int:
+        self._known_step = self._patience.call(lambda: newest_step(self._storage, self._run.layout))
+        return self._known_step
+
+    def _wait_for_store(self, failure: CloisterError, seconds: float) -> None:
+        self._reporter.warn(f"{failure.message} Waiting {seconds:.0f} s for the store.")
+        if self._interruption.asked.wait(seconds):
+            raise Interrupted(self.kept_step())
 
     def _start(self, ordinal: int) -> Ended:
         """One start of the worker group, to its end."""
@@ -195,7 +228,7 @@ class Driver:
             if self._interruption.asked.is_set() and not over:
                 if not seen.stepping:
                     self._abort(group)
-                    raise Interrupted(newest_step(self._storage, self._run.layout) or None)
+                    raise Interrupted(self.kept_step())
                 if not stopping:
                     stopping = True
                     self._reporter.say("Stopping after a checkpoint; once more to stop at once.")
@@ -222,6 +255,9 @@ class Driver:
             case Progress():
                 seen.stepping = True
                 self._say_progress(message)
+            case CheckpointSaved():
+                self._known_step = message.step
+                self._emit(message)
             case _:
                 self._emit(message)
 

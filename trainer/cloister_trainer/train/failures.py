@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+from safetensors import SafetensorError
+
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 
@@ -40,6 +42,8 @@ _SIGNS: tuple[tuple[FailureReason, tuple[str, ...], str], ...] = (
     ),
 )  # fmt: skip
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 CONSEQUENCES = frozenset({_R.WORKERS_LOST, _R.COLLECTIVE_TIMEOUT, _R.INTERNAL})
 """Reasons that another rank's failure may have caused; any other reason explains the end better."""
 
@@ -63,7 +67,7 @@ def _classify(error: BaseException) -> tuple[FailureReason, str]:
     for cause in _chain(error):
         if isinstance(cause, CloisterError):
             return cause.reason, cause.message
-        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if _is_full_disk(cause):
             return _R.LOCAL_DISK_FULL, "The local disk is full. Give the workers more ephemeral storage."
         if isinstance(cause, MemoryError):
             return _R.OUT_OF_MEMORY, "A worker ran out of host memory. Give the workers more memory."
@@ -72,6 +76,13 @@ def _classify(error: BaseException) -> tuple[FailureReason, str]:
             if isinstance(cause, RuntimeError | ConnectionError | TimeoutError) and any(sign in text for sign in signs):
                 return reason, sentence
     return _R.INTERNAL, "A worker failed unexpectedly. Its log in the run folder has the trace."
+
+
+def _is_full_disk(cause: BaseException) -> bool:
+    """Whether a local file could not grow. safetensors tells of it in words, with the system's error number."""
+    if isinstance(cause, SafetensorError):
+        return any(f"(os error {number})" in str(cause) for number in _FULL)
+    return isinstance(cause, OSError) and cause.errno in _FULL
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

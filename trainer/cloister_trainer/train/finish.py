@@ -26,6 +26,7 @@ from cloister_trainer.train.engine_state import set_adapter, snapshot
 from cloister_trainer.train.inputs import Inputs
 from cloister_trainer.train.lora import CONFIG_FILE, WEIGHTS_FILE, save_adapter
 from cloister_trainer.train.metrics import peak_memory_bytes
+from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.setup import Built
 from cloister_trainer.train.state import TrainState
 
@@ -39,9 +40,12 @@ def finish(
     state: TrainState,
     best: dict[str, Tensor] | None,
     egress: dict[str, Any],
+    patience: Patience,
     beat: Callable[[], None],
 ) -> None:
     """Stage the adapter with its checks. A collective up to the answers; the rest is rank 0's alone.
+
+    A store that is away is waited for, since all of training is done.
 
     Raises CloisterError (ADAPTER_INVALID) when what was staged does not read back as what was trained.
     """
@@ -54,11 +58,14 @@ def finish(
     folder = context.scratch / "staged"
     shutil.rmtree(folder, ignore_errors=True)
     save_adapter(built.module.model, adapter, folder, context.run.spec.model.uri)
-    staged = stage_files(context.storage, folder, context.run.layout.adapter, adapter)
+    staged = patience.call(lambda: stage_files(context.storage, folder, context.run.layout.adapter, adapter))
     beat()
-    merged = stage_merged(context, built, inputs, adapter, beat) if context.run.spec.output.merged_model else []
+    merged = (
+        stage_merged(context, built, inputs, adapter, patience, beat) if context.run.spec.output.merged_model else []
+    )
     checks = make_checks(context, inputs, state, chosen_step, staged, merged, answers, memory, egress)
-    context.storage.write(context.run.layout.checks_file, checks.model_dump_json(by_alias=True).encode())
+    text = checks.model_dump_json(by_alias=True).encode()
+    patience.call(lambda: context.storage.write(context.run.layout.checks_file, text))
 
 
 def choose_adapter(context: WorkerContext, built: Built, state: TrainState, best: dict[str, Tensor] | None) -> int:
@@ -92,12 +99,21 @@ def stage_files(storage: Storage, folder: Path, uri: str, live: dict[str, Tensor
 
 
 def stage_merged(
-    context: WorkerContext, built: Built, inputs: Inputs, adapter: dict[str, Tensor], beat: Callable[[], None]
+    context: WorkerContext,
+    built: Built,
+    inputs: Inputs,
+    adapter: dict[str, Tensor],
+    patience: Patience,
+    beat: Callable[[], None],
 ) -> list[FileDigest]:
     """The merged model's weights, one file after another, and the base's small files beside them."""
     from cloister_trainer.train.merge import adapter_deltas, write_merged
 
     plan, layout, storage = context.plan.model, context.run.layout, context.storage
+
+    def upload(path: Path, name: str) -> None:
+        patience.call(lambda: storage.upload(path, join(layout.merged, name)))
+
     folder = context.scratch / "merged"
     shutil.rmtree(folder, ignore_errors=True)
     digests = []
@@ -105,11 +121,11 @@ def stage_merged(
     names = [file.name for file in plan.weight_files]
     for path in write_merged(inputs.model.folder, names, plan.model_type, deltas, folder):
         digests.append(digest_of(path))
-        storage.upload(path, join(layout.merged, path.name))
+        upload(path, path.name)
         path.unlink()
         beat()
     for file in plan.small_files:
-        storage.upload(inputs.model.folder / file.name, join(layout.merged, file.name))
+        upload(inputs.model.folder / file.name, file.name)
         digests.append(file)
     return digests
 

@@ -16,6 +16,7 @@ from cloister_trainer.train.engine import Engine
 from cloister_trainer.train.engine_state import snapshot
 from cloister_trainer.train.messages import Request
 from cloister_trainer.train.metrics import MetricsBuffer
+from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.state import TrainState
 
 
@@ -79,9 +80,9 @@ class Saver:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def wait(self) -> None:
-        """Until the newest checkpoint is complete in the store; raises what it failed with."""
-        self._writer.wait()
+    def wait(self, patience: Patience) -> None:
+        """Until the newest checkpoint is complete in the store; raises what it failed with once that is no use."""
+        self._writer.wait(patience)
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved_at >= self._interval_s and not self._writer.busy

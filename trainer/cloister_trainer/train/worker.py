@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 
 import torch
 
@@ -22,6 +23,7 @@ from cloister_trainer.train.finish import finish
 from cloister_trainer.train.inputs import Inputs, fetch_inputs
 from cloister_trainer.train.messages import Ended, Phase
 from cloister_trainer.train.metrics import drop_parts_beyond, reset_peak_memory, take_parts_of
+from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.recorder import Recorder
 from cloister_trainer.train.saver import Saver
 from cloister_trainer.train.setup import Built, build, plan_again, prove_egress_of_all, share
@@ -89,11 +91,18 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
         if context.is_first:
             sink.push(Phase(what))
 
+    def await_store(failure: CloisterError, seconds: float) -> None:
+        log.warning("%s Waiting %.0f s for the store.", failure, seconds)
+        time.sleep(seconds)
+        watchdog.beat()
+
     egress = prove_egress_of_all(context)
+    patience = Patience(await_store)
 
     # Where to go on: rank 0 looks, and tells the others.
+    resume = context.scratch / "resume"
     checkpoint = (
-        fetch_newest(context.storage, run, context.plan, context.scratch / "resume") if context.is_first else None
+        patience.call(lambda: fetch_newest(context.storage, run, context.plan, resume)) if context.is_first else None
     )
     state.take(share(checkpoint.index.state if checkpoint is not None else TrainState()))
     if context.is_first:
@@ -124,14 +133,15 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     announce(context.scratch)
     with Saver(context, built.engine, state, best) as saver:
         stopped = make_steps(context, built, inputs, state, saver, tests, watchdog)
-        saver.wait()
+        patience.renew()
+        saver.wait(patience)
     if stopped is not None:
         return stopped
 
     # The end: checks on the trained model, and the adapter staged for publish.
     say("Checking and staging the adapter")
     tests.at_end()
-    finish(context, built, inputs, state, saver.best, egress, watchdog.beat)
+    finish(context, built, inputs, state, saver.best, egress, patience, watchdog.beat)
     return Ended("finished", state.step)
 
 
