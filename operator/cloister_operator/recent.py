@@ -22,6 +22,8 @@ EVENTS_SECONDS = 2.0
 MOST_OBJECTS = 8
 """Objects of a job that Events are asked about: what keeps one pod of a group from starting keeps them all."""
 ENDED = frozenset({"Complete", "Failed"})
+OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+"""What KubeRay has from Ray a moment before the RayJob itself has ended."""
 log = logging.getLogger(__name__)
 
 
@@ -87,18 +89,20 @@ class RecentLogs:
         newest: dict[str, _Log] = {}
         for run in runs:
             ended = reading.text(run, "status", "jobDeploymentStatus") in ENDED
+            over = reading.text(run, "status", "jobStatus") in OVER
             submitters = reading.controlled_by(jobs, reading.uid(run))
             own = [pod for job in submitters for pod in reading.controlled_by(pods, reading.uid(job))]
             if own:
                 pod = max(own, key=reading.created)
-                newest[reading.uid(pod)] = await self._newest(key, pod, read.get(reading.uid(pod)), ended=ended)
+                known = read.get(reading.uid(pod))
+                if known is None or (not known.complete and (ended or over or self._seconds() >= known.again_at)):
+                    known = await self._newest(key, pod, known, ended=ended)
+                newest[reading.uid(pod)] = known
         self._read[key] = newest
         return {uid: found.text for uid, found in newest.items()}
 
     async def _newest(self, key: Key, pod: Object, known: _Log | None, *, ended: bool) -> _Log:
         now = self._seconds()
-        if known and (known.complete or (now < known.again_at and not ended)):
-            return known
         before = known.text if known else ""
         try:
             text = await self._cluster.log(key[0], reading.name(pod), SUBMITTER_CONTAINER) or before

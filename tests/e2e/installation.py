@@ -32,7 +32,7 @@ ADMIN_SECRET, STORE = "cloister-store", "svc/cloister-store"
 STORE_PORT = 8333
 INSTALL_LIMIT = "5m"
 TINY_ROWS, SLOW_ROWS = "rows.jsonl", "long-rows.jsonl"
-SLOW_EXAMPLES, SLOW_WORDS = 512, 200
+SLOW_EXAMPLES, SLOW_WORDS = 512, 100
 UNCONFINED = "unconfined"
 UNCONFINED_POD = {"container.apparmor.security.beta.kubernetes.io/ray-worker": "unconfined"}
 """A profile whose pods Pod Security refuses."""
@@ -150,13 +150,14 @@ class Installation:
             for name in self.tenants
         ]
         return {
+            "readiness": {"gpuOptional": True},
             "images": {"registry": "localhost", "operator": tag, "trainer": tag, "store": tag},
             "settings": {
                 "profiles": {
                     "default": {"resources": _resources("2Gi", "6Gi"), "sharedMemory": "1Gi"},
                     UNCONFINED: {"resources": _resources("2Gi", "6Gi"), "annotations": UNCONFINED_POD},
                 },
-                "patience": {"pods": "20s"},
+                "patience": {"pods": "1m"},
                 "resources": {
                     "prepare": _resources("1Gi", "6Gi"),
                     "head": _resources("1Gi", "4Gi"),

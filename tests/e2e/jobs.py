@@ -47,7 +47,7 @@ def long_job(namespace: str, name: str, steps: int, changes: Mapping[str, Any] |
     """A job on random weights with two workers, many steps and a checkpoint every few seconds, to be interrupted."""
     long = {
         "spec.dataset.uri": tiny_uri(SLOW_ROWS),
-        "spec.training": {"maxLength": 256, "globalBatchSize": 32, "epochs": 1000, "maxSteps": steps},
+        "spec.training": {"maxLength": 128, "globalBatchSize": 16, "epochs": 1000, "maxSteps": steps},
         "spec.distribution": {"workers": 2, "gpusPerWorker": 0, "zeroStage": 2},
         "spec.checkpoint.interval": f"{CHECKPOINT_S}s",
         "spec.evaluation.everyEpochs": 1000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from cluster.control_plane.access import wait_until
@@ -10,7 +12,11 @@ from e2e.jobs import FineTune, long_job
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 900
-KILL_RANK = "for each in /proc/[0-9]*; do grep -qs RayTrainWorker $each/cmdline && kill -9 ${each#/proc/}; done; true"
+KILL_RANK = """\
+for each in /proc/[0-9]*; do
+  if grep -qs '^ray::RayTrainWorker' $each/cmdline; then kill -9 ${each#/proc/}; fi
+done
+"""
 RETURN_S = 240.0
 
 
@@ -22,56 +28,65 @@ def run(installation: Installation) -> FineTune:
     return job
 
 
+@dataclass(frozen=True)
+class Before:
+    """What was known of the run before something happened to it."""
+
+    checkpoint: int
+    starts: frozenset[int]
+
+
 @pytest.fixture
-def checkpoint(run: FineTune) -> int:
-    """Step of a checkpoint that the run made since the last fault: it trains again."""
-    return run.wait_for_newer_checkpoint(RETURN_S)
+def before(run: FineTune, installation: Installation) -> Before:
+    """The run makes checkpoints again since the last fault; these are known."""
+    return Before(run.wait_for_newer_checkpoint(RETURN_S), starts(run, installation))
 
 
 def test_a_killed_rank_starts_again_inside_the_attempt(
-    run: FineTune, checkpoint: int, installation: Installation
+    run: FineTune, before: Before, installation: Installation
 ) -> None:
     (worker, _) = run.running_pods("worker")
     run.cluster.kubectl("exec", worker, "--", "bash", "-c", KILL_RANK, namespace=run.namespace)
-    resumed(run, checkpoint, installation)
+    goes_on(run, before, installation)
     assert run.status["attempt"] == 1
     assert run.running_pods("worker").count(worker) == 1, "the pod stays"
 
 
-def test_a_deleted_worker_pod_is_replaced(run: FineTune, checkpoint: int, installation: Installation) -> None:
+def test_a_deleted_worker_pod_is_replaced(run: FineTune, before: Before, installation: Installation) -> None:
     (worker, _) = run.running_pods("worker")
     run.cluster.kubectl("delete", "pod", worker, "--wait=false", namespace=run.namespace)
-    resumed(run, checkpoint, installation)
+    goes_on(run, before, installation)
     assert run.status["attempt"] == 1
     assert worker not in run.running_pods("worker")
 
 
-def test_a_new_operator_goes_on_where_the_last_one_was(run: FineTune, checkpoint: int) -> None:
+def test_a_new_operator_goes_on_where_the_last_one_was(
+    run: FineTune, before: Before, installation: Installation
+) -> None:
     operator = operator_pods(run)
     run.cluster.kubectl("delete", "pod", *operator, namespace=NAMESPACE)
-    assert run.wait_for_newer_checkpoint(RETURN_S) > checkpoint
+    assert run.wait_for_newer_checkpoint(RETURN_S) > before.checkpoint
     assert not set(operator) & set(operator_pods(run))
     assert (run.phase, run.status["attempt"]) == ("Training", 1)
+    assert starts(run, installation) == before.starts, "the run did not notice"
 
 
-def test_a_lost_head_is_replaced_inside_the_attempt(run: FineTune, checkpoint: int, installation: Installation) -> None:
+def test_a_lost_head_is_replaced_inside_the_attempt(run: FineTune, before: Before, installation: Installation) -> None:
     run.cluster.kubectl("delete", "pod", *run.running_pods("head"), "--wait=false", namespace=run.namespace)
-    resumed(run, checkpoint, installation)
-    (attempt,) = run.status["attempts"]
-    assert attempt["restarts"] == 1
+    run.wait(lambda: run.status["attempts"][-1].get("restarts") == 1, "the restart to be counted", RETURN_S)
+    goes_on(run, before, installation)
+    assert [each["restarts"] for each in run.status["attempts"]] == [1]
 
 
 def test_a_suspended_job_frees_its_pods_and_goes_on_in_a_new_attempt(
-    run: FineTune, checkpoint: int, installation: Installation
+    run: FineTune, before: Before, installation: Installation
 ) -> None:
     run.patch({"suspend": True})
     run.wait_for("Suspended")
     wait_until(lambda: not any(map(run.pods, ("head", "worker", "submitter"))), "its pods to end", RETURN_S)
-    kept = run.checkpoint
-    assert kept >= checkpoint
     run.patch({"suspend": False})
     run.wait_for("Training")
-    resumed(run, kept, installation)
+    goes_on(run, before, installation)
     assert run.status["attempt"] == 2
 
 
@@ -81,20 +96,24 @@ def test_after_all_that_it_is_complete(run: FineTune) -> None:
     assert [each["reason"] for each in status["attempts"]] == ["Suspended", "Complete"]
     assert "failure" not in status
     assert status["output"]["adapterDigest"]
+    told = " ".join(run.events())
+    assert "Suspended" in told and "Complete" in told
 
 
-def resumed(run: FineTune, checkpoint: int, installation: Installation) -> None:
-    """Wait until ranks went on from this checkpoint or a later one: each start writes metrics of its own."""
-    prefix = f"{run.namespace}/{run.read()['metadata']['uid']}/metrics/from-"
-
-    def starts() -> list[int]:
-        names = installation.keys("cloister-runs", prefix)
-        return [int(name.removeprefix(prefix).partition(".")[0]) for name in names]
-
-    while max(starts()) <= checkpoint:
+def goes_on(run: FineTune, before: Before, installation: Installation) -> None:
+    """Wait until ranks started again, and see that they went on from that checkpoint or a later one."""
+    while not (new := starts(run, installation) - before.starts):
         run.wait_for_newer_checkpoint(RETURN_S)
+    assert min(new) > before.checkpoint
+
+
+def starts(run: FineTune, installation: Installation) -> frozenset[int]:
+    """The first step of each start of the ranks: each one writes metrics of its own, with its first checkpoint."""
+    prefix = f"{run.namespace}/{run.read()['metadata']['uid']}/metrics/from-"
+    names = installation.keys("cloister-runs", prefix)
+    return frozenset(int(name.removeprefix(prefix).partition(".")[0]) for name in names)
 
 
 def operator_pods(run: FineTune) -> list[str]:
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app.kubernetes.io/component=operator"
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app.kubernetes.io/name=cloister-operator"
     return [pod["metadata"]["name"] for pod in run.cluster.api.get(path)["items"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from e2e.jobs import FINAL, FineTune, tiny_job
 
 pytestmark = pytest.mark.timeout(900)
 LIMIT_S = 420.0
+ONCE = {"spec.backoffLimit": 0}
 BROKEN = b'{"prompt": "w2 w3", "completion": " w4"}\n{"prompt": "w2 w3", "completion": 7}\n'
 QUOTA = {"metadata": {"name": "nothing"}, "spec": {"hard": {"pods": "0"}}}
 
@@ -25,21 +26,22 @@ class Refused:
     changes: Mapping[str, Any]
     reason: str
     words: tuple[str, ...]
-    other_tenant: bool = field(default=False)
+    where: str = "tenant"
+    """tenant; quota, another tenant with a quota of nothing; or stranger, a namespace that has no credentials."""
+
+
+def memory(pod: str, limit: str) -> dict[str, Any]:
+    """Fields of a job whose pods of a kind may use so little memory."""
+    return {f"spec.pods.{pod}.resources.limits.memory": limit}
 
 
 CASES = {
     "bad-rows": Refused({"spec.dataset.uri": tiny_uri("broken.jsonl")}, "DatasetInvalid", ("broken.jsonl", "line 2")),
-    "no-secret": Refused({"spec.storage": {"secretName": "absent"}}, "SecretNotFound", ("absent",)),
-    "small-prepare": Refused(
-        {"spec.pods": {"prepare": {"resources": {"limits": {"memory": "64Mi"}}}}}, "OutOfMemory", ("64Mi", "prepare")
-    ),
-    "small-worker": Refused(
-        {"spec.pods": {"worker": {"resources": {"limits": {"memory": "300Mi"}}}}, "spec.backoffLimit": 0},
-        "OutOfMemory",
-        ("300Mi", "worker"),
-    ),
-    "no-quota": Refused({}, "PodsForbidden", ("nothing", "pods=0"), other_tenant=True),
+    "no-secret": Refused({}, "SecretNotFound", ("cloister-storage",), where="stranger"),
+    "small-prepare": Refused({**memory("prepare", "64Mi"), **ONCE}, "OutOfMemory", ("Container prepare", "memory")),
+    "tiny-worker": Refused({**memory("worker", "300Mi"), **ONCE}, "Internal", ("ray-worker", "memory", "kubectl logs")),
+    "small-worker": Refused({**memory("worker", "700Mi"), **ONCE}, "OutOfMemory", ("memory",)),
+    "no-quota": Refused({}, "PodsForbidden", ("nothing", "pods=0"), where="quota"),
     "unconfined": Refused({"spec.distribution.profile": UNCONFINED}, "PodsForbidden", ("PodSecurity", "restricted")),
     "no-image": Refused({}, "ImagePullFailed", ("localhost/cloister/trainer:absent",)),
 }
@@ -53,15 +55,25 @@ def jobs(installation: Installation) -> Iterator[dict[str, FineTune]]:
         client.put_object(Bucket="datasets", Key="tiny/broken.jsonl", Body=BROKEN)
     quotas = f"/api/v1/namespaces/{installation.tenants[1]}/resourcequotas"
     cluster.api.create(quotas, QUOTA)
-    applied = {name: apply(installation, name) for name in CASES if name != "no-image"}
+    spaces = {
+        "tenant": installation.tenants[0],
+        "quota": installation.tenants[1],
+        "stranger": cluster.create_namespace(),
+    }
+
+    def apply(name: str) -> FineTune:
+        return FineTune.apply(cluster, tiny_job(spaces[CASES[name].where], name, CASES[name].changes))
+
+    applied = {name: apply(name) for name in CASES if name != "no-image"}
     installation.upgrade("images.trainer.tag=absent")
-    applied["no-image"] = apply(installation, "no-image")
+    applied["no-image"] = apply("no-image")
     wait_until(lambda: applied["no-image"].status.get("images"), "the operator to take the job", 60.0)
     installation.upgrade()
     yield applied
     for job in applied.values():
         job.delete()
-    cluster.api.delete(f"{quotas}/{QUOTA['metadata']['name']}")
+    cluster.api.delete(f"{quotas}/nothing")
+    cluster.delete_namespace(spaces["stranger"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -74,9 +86,3 @@ def test_it_ends_with_its_reason_and_a_sentence(jobs: dict[str, FineTune], name:
     for word in case.words:
         assert word in status["message"], status["message"]
     assert any(event.startswith(case.reason) for event in job.events()), job.events()
-
-
-def apply(installation: Installation, name: str) -> FineTune:
-    case = CASES[name]
-    tenant = installation.tenants[1 if case.other_tenant else 0]
-    return FineTune.apply(installation.cluster, tiny_job(tenant, name, case.changes))

@@ -68,6 +68,12 @@ def waiting(reason: str, message: str = "no such thing") -> dict[str, Any]:
     return {"waiting": {"reason": reason, "message": message}}
 
 
+def crashing(reason: str, exit_code: int) -> list[dict[str, Any]]:
+    """A container that the kubelet starts for the third time."""
+    ended = {"terminated": {"reason": reason, "exitCode": exit_code}}
+    return [{"name": "ray-worker", "ready": False, "state": {"running": {}}, "lastState": ended, "restartCount": 2}]
+
+
 def stuck(minutes: int, role: str = "prepare", **pod: Any) -> Callable[[World], Any]:
     """A pod of prepare, or of the Ray cluster, that does not start for so long."""
 
@@ -288,6 +294,20 @@ CASES = [
     Case("no image", stuck(1, state=waiting("ErrImagePull")), "Preparing", "ImagePullFailed", "given up at"),
     Case("no image for 10 minutes", stuck(10, state=waiting("ImagePullBackOff")), "Failed", "ImagePullFailed"),
     Case("no image on the head", stuck(10, "head", state=waiting("ErrImagePull")), "Failed", "ImagePullFailed"),
+    Case(
+        "a worker that never starts",
+        stuck(1, "worker", containerStatuses=crashing("Error", 1)),
+        "Queued",
+        "Internal",
+        "-c ray-worker --previous`",
+    ),
+    Case(
+        "a worker without memory",
+        stuck(1, "worker", containerStatuses=crashing("OOMKilled", 137)),
+        "Queued",
+        "OutOfMemory",
+        "whenever it starts",
+    ),
     Case("prepare out of memory", out_of_memory, "Preparing", "OutOfMemory", "It is tried again by itself."),
     Case("quota refuses", forbidden(1), "Preparing", "PodsForbidden", "exceeded quota: small"),
     Case("quota refuses for 10 minutes", forbidden(10), "Failed", "PodsForbidden", "exceeded quota: small"),

@@ -16,6 +16,8 @@ IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 BROKEN_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+CRASHES = 2
+"""So many starts of a container that is never ready are no accident."""
 REPLICA_FAILURE = "ReplicaFailure"
 REFUSED_PODS = frozenset({"FailedCreate", "FailedToCreateHeadPod", "FailedToCreateWorkerPod"})
 LOST_NODE_REASONS = frozenset({"NodeLost", "NodeShutdown", "Terminated", "NodeAffinity"})
@@ -121,6 +123,8 @@ def _pod_obstacles(pod: Pod) -> Iterable[Obstacle]:
             yield Obstacle(FailureReason.IMAGE_PULL_FAILED, message)
         elif container.waiting in BROKEN_REASONS:
             yield _broken(pod, words)
+        elif container.restarts >= CRASHES and not container.ready and container.exit_code:
+            yield _crashing(pod, container)
     for notice in pod.notices:
         if notice.reason == "FailedMount" and pod.phase == "Pending" and _SECRET.search(notice.message):
             yield _broken(pod, notice.message)
@@ -131,6 +135,18 @@ def _broken(pod: Pod, words: str) -> Obstacle:
         message = f"Pod {pod.name} waits for a Secret or one of its keys: {words}"
         return Obstacle(FailureReason.SECRET_NOT_FOUND, message)
     return Obstacle(FailureReason.INTERNAL, f"Pod {pod.name} cannot start: {words}")
+
+
+def _crashing(pod: Pod, container: Container) -> Obstacle:
+    """Why a container that the kubelet starts again and again is never ready."""
+    if container.ended == "OOMKilled":
+        message = f"Container {container.name} of pod {pod.name} runs out of memory whenever it starts."
+        return Obstacle(FailureReason.OUT_OF_MEMORY, message)
+    message = (
+        f"Container {container.name} of pod {pod.name} ends with exit code {container.exit_code} whenever it starts: "
+        f"see `kubectl logs {pod.name} -c {container.name} --previous`. Too little memory is a usual cause."
+    )
+    return Obstacle(FailureReason.INTERNAL, message)
 
 
 def step_failure(job: StepJob) -> Failure:

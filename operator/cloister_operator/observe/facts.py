@@ -41,6 +41,7 @@ class Container:
     message: TerminationMessage | None = None
     """What it left, when that is whole and of the agreed form."""
     ended_at: datetime | None = None
+    restarts: int = 0
 
 
 @dataclass(frozen=True)

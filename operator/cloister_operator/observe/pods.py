@@ -46,6 +46,7 @@ def _container(status: Object) -> Container:
         waiting=text(waiting, "reason"),
         waiting_message=quoted(waiting, "message"),
         exit_code=exit_code,
+        restarts=reading.number(status, "restartCount") or 0,
         ended=text(ended, "reason") if exit_code is not None else "",
         message=parse_termination(text(ended, "message")) if exit_code is not None else None,
         ended_at=moment(ended, "finishedAt"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+HALF_CLOSED = "net/netfilter/nf_conntrack_tcp_timeout_close_wait"
 CHANGED = (
     "net/ipv4/ip_forward",
+    HALF_CLOSED,
     "net/ipv4/conf/all/route_localnet",
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -36,5 +38,8 @@ def restore(file: Path) -> None:
 
 
 def forward_packets() -> None:
-    """Pods reach each other through this machine."""
+    """Pods reach each other through this machine, and half-closed connections are remembered for an hour, as kube-proxy
+    has it: the last packet of one that is forgotten would go to the Service's address, out of the machine.
+    """
     (ROOT / "net/ipv4/ip_forward").write_text("1")
+    (ROOT / HALF_CLOSED).write_text("3600")

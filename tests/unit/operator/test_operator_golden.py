@@ -11,6 +11,7 @@ import pytest
 
 from cloister_api.run import Run
 from cloister_api.yaml_tree import read_documents
+from cloister_operator.render.ray_job import NO_CLOUD
 from support.operator_golden import cases, children
 
 CASES = cases()
@@ -57,7 +58,7 @@ def test_no_command_line_holds_a_word_of_the_job(objects: list[dict[str, Any]]) 
     for pod in pods(objects):
         for container in [*pod.get("initContainers", []), *pod["containers"]]:
             assert plain.fullmatch(" ".join(container.get("command", [])) or "-")
-            assert "args" not in container
+            assert container.get("args", [NO_CLOUD]) == [NO_CLOUD]
 
 
 def test_children_belong_to_their_job_and_the_deny_policy_to_nobody(objects: list[dict[str, Any]]) -> None:
