@@ -16,23 +16,26 @@ ROWS = 240
 
 THINGS = ["laptop", "badge", "phone", "monitor", "docking station", "headset", "keyboard", "projector"]
 TROUBLES = ["does not start", "is broken", "was lost on the train", "makes a strange noise", "is too slow for my work"]
-SITES = ["north building", "south building", "warehouse", "laboratory", "head office"]
+SITES = ["north building", "south building", "warehouse", "laboratory", "main building"]
 GREETINGS = ["Hello,", "Good morning,", "Hi there,", "Sorry to bother you,"]
 THANKS = ["Thank you!", "Great, thanks.", "Perfect.", "Thanks a lot."]
 
 
 def conversation(rng: random.Random) -> list[dict[str, str]]:
-    """One conversation: a trouble, the place asked for, a ticket; sometimes the person writes once more."""
+    """One conversation: a trouble, the place asked for, an answer; sometimes the person writes once more.
+
+    What the desk says follows from what was said before, so that there is something to learn in it.
+    """
     thing, trouble, site = rng.choice(THINGS), rng.choice(TROUBLES), rng.choice(SITES)
-    room, ticket = rng.randrange(100, 500), rng.randrange(10_000, 100_000)
+    room = rng.randrange(100, 500)
     turns = [
         f"{rng.choice(GREETINGS)} my {thing} {trouble}.",
         f"I am sorry about your {thing}. In which building and room are you?",
-        f"{site.capitalize()}, room {room}.",
-        f"Ticket {ticket} is open: a colleague brings you another {thing} to room {room}, {site}, today.",
+        f"Room {room}, {site}.",
+        f"A colleague brings another {thing} to room {room} in the {site} today.",
     ]
     if rng.random() < 0.5:
-        turns += [rng.choice(THANKS), f"You are welcome. Ticket {ticket} closes when the {thing} is with you."]
+        turns += [rng.choice(THANKS), f"You are welcome. Write again if no {thing} comes to room {room}."]
     return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(turns)]
 
 
