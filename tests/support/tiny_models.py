@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft.tuners import lora as peft_lora
+from peft.tuners.lora.layer import ParamWrapper
 
 from cloister_api.spec_training import Lora, LoraTargets, Precision, TargetPreset
 from cloister_trainer.model.targets import Targets
 from cloister_trainer.train.lora import add_lora, trainable_parameters
+from cloister_trainer.train.lora_layers import LeanLinear, LeanWeight, lora_layers
 from cloister_trainer.train.model import TrainingModule, load_base
 from cloister_trainer.train.targets import targets_in
 
 VOCABULARY = 128
 LONGEST = 96
+STOCK: dict[type, type] = {LeanLinear: peft_lora.Linear, LeanWeight: ParamWrapper}
 
 COMMON = {
     "hidden_size": 32,
@@ -56,6 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "olmo3": {"sliding_window": 20, "layer_types": ["sliding_attention", "full_attention"]},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "phi": {},
     "phi3": {"sliding_window": 20},
     "phimoe": {**LOCAL_EXPERTS, "sliding_window": 256},
     "qwen2": {},
@@ -67,6 +74,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 8, "sliding_window": 20},
     "smollm3": {},
     "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
+    "glm4_moe": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1,
+        "head_dim": 8,
+        "n_group": 1,
+        "topk_group": 1,
+        "use_qk_norm": True,
+    },
     "deepseek_v3": LATENT,
     "deepseek_v2": {**LATENT, "topk_method": "greedy"},
     "minimax_m2": {**LOCAL_EXPERTS, "head_dim": 8, "rotary_dim": 4},
@@ -75,6 +92,41 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "minimax": {**LOCAL_EXPERTS, "head_dim": 8, "block_size": 16, "sliding_window": None},
     "gpt_oss": {**LOCAL_EXPERTS, "head_dim": 8, "sliding_window": 20},
 }
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama 3.1": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
+    "Phi-4-mini": (
+        "phi3",
+        {
+            "tie_word_embeddings": True,
+            "sliding_window": 256,
+            "head_dim": 8,
+            "original_max_position_embeddings": 128,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0] * 3,
+                "long_factor": [1.0, 2.0, 4.0],
+                "original_max_position_embeddings": 128,
+            },
+        },
+    ),
+    "Moonlight": ("deepseek_v3", {"q_lora_rank": None}),
+}
+"""Models whose config.json differs from its family's usual one in what matters here."""
 
 
 class ListExamples:
@@ -99,12 +151,17 @@ class ListExamples:
 
 
 def save_tiny_model(folder: Path, model_type: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Path:
-    """A random model of the real architecture, written as transformers writes it."""
+    """A random model of the real architecture, written as transformers writes it. No bias is 0, as trained ones are."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(model_type, **{**COMMON, **SETTINGS[model_type], **settings})
+    variant, changed = VARIANTS.get(model_type, (model_type, {}))
+    config = AutoConfig.for_model(variant, **{**COMMON, **SETTINGS[variant], **changed, **settings})
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("bias"):
+                tensor.normal_(0, 0.05)
     model.save_pretrained(folder)
     return folder
 
@@ -127,6 +184,34 @@ def targets_of(folder: Path, lora: Lora) -> Targets:
 
 def all_with_experts(rank: int = 4) -> Lora:
     return Lora(rank=rank, alpha=8, targets=LoraTargets(preset=TargetPreset.ALL_WITH_EXPERTS))
+
+
+@contextmanager
+def stock_layers(peft_model: torch.nn.Module) -> Iterator[None]:
+    """Inside, adapted modules run PEFT's own forward pass: the same numbers as stock PEFT has, to the last bit."""
+    lean = [layer for layer in lora_layers(peft_model).values() if type(layer) in STOCK]
+    classes = [type(layer) for layer in lean]
+    for layer in lean:
+        layer.__class__ = STOCK[type(layer)]
+    try:
+        yield
+    finally:
+        for layer, own in zip(lean, classes, strict=True):
+            layer.__class__ = own
+
+
+@contextmanager
+def attending_by(model: Any, name: str) -> Iterator[None]:
+    """Inside, the model attends by transformers' `name`, for example eager."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    own = {key: config._attn_implementation for key, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation = name
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = own[key]
 
 
 def randomise_b(module: TrainingModule, size: float = 0.05) -> None:

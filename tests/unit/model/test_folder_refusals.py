@@ -108,7 +108,7 @@ REFUSALS: dict[str, tuple[Break, list[str]]] = {
         rewritten(model_type="grok_1", architectures=["Grok1ModelForCausalLM"]),
         ["Grok-1 has no native class"],
     ),
-    "Kimi K2": (rewritten(model_type="kimi_k2"), ["DeepSeek-V3's architecture", '"model_type": "deepseek_v3"']),
+    "Kimi K2.5": (rewritten(model_type="kimi_k25"), ["Kimi K2.5 with its vision tower"]),
     "vision model": (rewritten(model_type="gemma3"), ["vision tower", "gemma3_text"]),
     "architectures not a list": (rewritten(architectures=True), ["not a list of class names"]),
     "not causal": (rewritten(architectures=["LlamaForSequenceClassification"]), ["not a causal language model"]),

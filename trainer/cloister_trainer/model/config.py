@@ -1,14 +1,16 @@
-"""config.json: parsed, and refused where Cloister cannot train what it describes."""
+"""config.json: parsed as transformers knows the model, and refused where Cloister cannot train what it describes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.model.families import FAMILIES, UNSUPPORTED, UNSUPPORTED_ALIASES
+from cloister_trainer.model.families import FAMILIES, SAME_AS, UNSUPPORTED, UNSUPPORTED_ALIASES
+from cloister_trainer.model.small_files import CONFIG
 from cloister_trainer.model.tensors import TensorInfo
 
 MAX_LAYERS = 1024
@@ -40,7 +42,7 @@ PACKED_SUFFIXES = {
 
 
 def parse_config(text: bytes, uri: str) -> dict[str, Any]:
-    """config.json as an object.
+    """config.json as an object, under the model_type that transformers has for the architecture.
 
     Raises ModelUnsupported when it is not JSON or not an object.
     """
@@ -51,7 +53,38 @@ def parse_config(text: bytes, uri: str) -> dict[str, Any]:
         raise _unsupported(f"{uri} is not JSON{where}. Upload the model's own config.json.") from None
     if not isinstance(config, dict):
         raise _unsupported(f"{uri} holds a JSON {_kind(config)}, not an object. Upload the model's own config.json.")
-    return config
+    same = SAME_AS.get(str(config.get("model_type")))
+    if same is None:
+        return config
+    renamed = {name: value for name, value in config.items() if name != "auto_map"}  # names code of the repository
+    return renamed | {"model_type": same}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a fetched model that prepare has checked."""
+    return parse_config((folder / CONFIG).read_bytes(), (folder / CONFIG).as_uri())
+
+
+def native_config(config: Mapping[str, Any]) -> Any:
+    """transformers' own configuration object for the parsed config.json, as its AutoConfig makes it of a folder."""
+    from transformers import AutoConfig
+
+    return type(AutoConfig.for_model(config["model_type"])).from_dict(dict(config))
+
+
+def position_switch(config: Mapping[str, Any]) -> int | None:
+    """The length above which one example changes the rotary positions of all that share its row (LongRoPE), or None.
+
+    transformers takes the short or the long frequencies for a whole row, by its longest example.
+    """
+    rope = getattr(native_config(config), "rope_parameters", None) or {}
+    kinds = [rope, *rope.values()]  # some families have parameters for each kind of layer
+    limits = [
+        kind["original_max_position_embeddings"]
+        for kind in kinds
+        if isinstance(kind, dict) and kind.get("rope_type") == "longrope"
+    ]
+    return min(limits, default=None)
 
 
 def check_config(config: Mapping[str, Any], uri: str) -> None:

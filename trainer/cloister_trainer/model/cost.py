@@ -27,10 +27,12 @@ from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.model.targets import Targets
 from cloister_trainer.model.tensors import LiveTensors, TensorInfo, layer_of, live_tensors
 
-RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "dense")
+RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "dense", "fc2")
 """Projections whose output only adds to the residual stream: it is not kept."""
 ATTENTION = "self_attn"
 NORM_BYTES = 4
+GELU_TENSORS = 4
+"""gelu_new in transformers' elementary operations: its input x, x/2, the tanh, and 1 + tanh."""
 MASK_BYTES = 1
 MOST_EXPERTS_PER_TOKEN = 256
 
@@ -142,8 +144,7 @@ def _saved_by_base(shapes: Mapping[str, tuple[int, ...]], visited: int, element_
         if len(shape) == 3:
             saved += element_bytes * _expert_width(module, shape) * min(visited, shape[0])
         elif len(shape) == 2 and module != name and not module.endswith(RESIDUAL_WRITERS):
-            is_gate = "mlp" in module and module.endswith(("gate_proj", "gate_up_proj"))
-            saved += element_bytes * shape[0] * (2 if is_gate else 1)
+            saved += element_bytes * shape[0] * _times_kept(module)
     return saved
 
 
@@ -167,6 +168,15 @@ def _saved_by_adapter(
     return sum(inputs.values()) + ranks * element_bytes
 
 
+def _times_kept(module: str) -> int:
+    """How many tensors of a projection's width its output leaves behind: for a gate itself and silu of it."""
+    if "mlp" not in module:
+        return 1
+    if module.endswith("fc1"):
+        return GELU_TENSORS
+    return 2 if module.endswith(("gate_proj", "gate_up_proj")) else 1
+
+
 def _adapted_experts(prefix: str, shapes: Mapping[str, tuple[int, ...]], targets: Targets) -> int:
     return sum(prod(shape) for name, shape in shapes.items() if prefix + name in targets.parameters)
 
@@ -177,7 +187,10 @@ def _norm_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
     widths = []
     for name, shape in shapes.items():
         if len(shape) == 1 and name.endswith("norm.weight"):
-            of_heads = {"q_norm.weight": query, "k_norm.weight": key_value // 2}
+            of_heads = {
+                **dict.fromkeys(("q_norm.weight", "q_layernorm.weight"), query),
+                **dict.fromkeys(("k_norm.weight", "k_layernorm.weight"), key_value // 2),
+            }
             widths.append(of_heads.get(name.rpartition(".")[0].rpartition(".")[2] + ".weight", shape[0]))
     return NORM_BYTES * sum(widths)
 
@@ -185,7 +198,7 @@ def _norm_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
 def _attention_widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """(width of what attention puts out, width of keys and values together) per token."""
     found = {name.rpartition(".weight")[0].rpartition(".")[2]: shape for name, shape in shapes.items()}
-    out = found.get("o_proj") or found.get("out_proj") or (0, 0)
+    out = found.get("o_proj") or found.get("out_proj") or found.get("dense") or (0, 0)
     query = out[-1]
     if "qkv_proj" in found:
         return query, max(0, found["qkv_proj"][0] - query)

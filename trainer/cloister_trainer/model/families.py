@@ -145,6 +145,13 @@ FAMILIES: dict[str, Family] = {
     "flex_olmo": Family(
         "FlexOLMo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",), minimum_hardware="80 GiB"
     ),
+    "phi": Family(
+        "Phi-1, Phi-1.5 and Phi-2",
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),
+        ("mlp.fc1", "mlp.fc2"),
+        MIT,
+        servers=(Server.VLLM,),
+    ),
     "phi3": Family(
         "Phi-3, Phi-3.5, Phi-4 and Phi-4-mini",
         ("self_attn.qkv_proj", "self_attn.o_proj"),
@@ -200,6 +207,16 @@ FAMILIES: dict[str, Family] = {
     ),
     "smollm3": Family("SmolLM3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "granite": Family("Granite 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
+    "glm4_moe": Family(
+        "GLM-4.5, GLM-4.5-Air and GLM-4.6",
+        LLAMA_ATTENTION,
+        (*LLAMA_MLP, *SHARED_EXPERTS),
+        MIT,
+        experts=Experts(),
+        routers=("mlp.gate",),
+        servers=(Server.VLLM,),
+        minimum_hardware="Air (106B): four 80 GiB GPUs at stage 3; 355B: twelve 80 GiB GPUs at stage 3",
+    ),
     "deepseek_v2": Family(
         "DeepSeek-V2, DeepSeek-Coder-V2",
         LATENT_ATTENTION,
@@ -212,7 +229,7 @@ FAMILIES: dict[str, Family] = {
         minimum_hardware="Lite (16B): one 80 GiB GPU; 236B: eight 80 GiB GPUs at stage 3",
     ),
     "deepseek_v3": Family(
-        "DeepSeek-V3, DeepSeek-R1, and Kimi K2 under its own architecture's name",
+        "DeepSeek-V3, DeepSeek-R1, Kimi K2 and Moonlight",
         LATENT_ATTENTION,
         (*LLAMA_MLP, *SHARED_EXPERTS),
         ("deepseek", "mit", "modified-mit"),
@@ -262,14 +279,15 @@ FAMILIES: dict[str, Family] = {
 }
 """Every model_type that can be trained; each is checked with a tiny random model of the real architecture."""
 
+SAME_AS: dict[str, str] = {"kimi_k2": "deepseek_v3"}
+"""Model types whose architecture transformers has under another name only; their checkpoints name the other's class."""
+
 UNSUPPORTED: dict[str, str] = {
     "grok-1": "Grok-1 has no native class in transformers; its published weights are a JAX checkpoint that runs only "
     "with code from the repository, which Cloister never executes.",
-    "kimi_k2": "Kimi K2 is DeepSeek-V3's architecture under another name, and transformers knows it by that name only. "
-    'Convert the weights to bf16, and in the copy\'s config.json set "model_type": "deepseek_v3", "architectures": '
-    '["DeepseekV3ForCausalLM"] and remove auto_map and quantization_config; the tokenizer must be a tokenizer.json.',
     "gemma3": "This is Gemma 3 with its vision tower; Cloister trains text models. Use a text-only checkpoint "
     '("model_type": "gemma3_text").',
+    "kimi_k25": "This is Kimi K2.5 with its vision tower; Cloister trains text models. Use Kimi K2.",
     "mistral3": "This is Mistral with its vision tower; Cloister trains text models.",
     "llama4": "Llama 4 comes with a vision tower; Cloister trains text models.",
 }

@@ -19,7 +19,7 @@ from cloister_trainer.model.host import disk_parts, host_parts
 from cloister_trainer.model.memory import plan_memory
 from cloister_trainer.model.memory_parts import PlanInputs
 from cloister_trainer.model.plan_warnings import plan_warnings
-from cloister_trainer.model.settings import check_before_data, check_with_data, gpu_memory, max_length
+from cloister_trainer.model.settings import check_before_data, check_with_data, gpu_memory, max_length, packs
 from cloister_trainer.model.targets import Targets, resolve_targets
 from cloister_trainer.records import TokensIndex, TrainPlan
 
@@ -36,7 +36,7 @@ def build_train_plan(
     """
     family = FAMILIES[inspected.record.model_type]
     targets, notes = check_before_data(run, inspected)
-    check_with_data(run, index)
+    check_with_data(run, inspected, index)
     inputs = plan_inputs(run, inspected, index, targets, free_memory)
     chosen = plan_memory(inputs)
     if not chosen.fits:
@@ -93,7 +93,7 @@ def plan_inputs(
         quantization=spec.lora.quantization,
         checkpointing=spec.training.gradient_checkpointing,
         micro_batch_tokens=spec.training.micro_batch_tokens,
-        packing=family.packing and spec.training.packing is not AutoMode.NEVER,
+        packing=spec.training.packing is not AutoMode.NEVER and packs(inspected, index.longest),
         eager_attention=_eager_attention(family, inspected.config, index.longest),
     )
     if free_memory is None or not inputs.on_gpu:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from cloister_api.run import Run
 from cloister_trainer.model.families import Family
 from cloister_trainer.model.folder import InspectedModel
+from cloister_trainer.model.license_terms import terms_of, text_files
 from cloister_trainer.model.memory_parts import PlanInputs, base_bytes
 from cloister_trainer.model.quantity import readable
-from cloister_trainer.records import TokensIndex, TrainPlan
+from cloister_trainer.records import LicenseFinding, TokensIndex, TrainPlan
 
 FEW_STEPS = 20
 SMALL_TRAINED_SHARE = 0.02
@@ -21,8 +22,13 @@ NEARLY_FULL = 0.95
 def plan_warnings(
     run: Run, inspected: InspectedModel, family: Family, index: TokensIndex, inputs: PlanInputs, plan: TrainPlan
 ) -> list[str]:
-    """All warnings: of the data (the data report's notes among them), of the settings, of the devices."""
-    return [*_data(run, index, plan), *_settings(run, inspected, plan), *_devices(run, family, inputs, plan)]
+    """All warnings: of the data (the data report's notes among them), the settings, the devices and the licence."""
+    return [
+        *_data(run, index, plan),
+        *_settings(run, inspected, plan),
+        *_devices(run, family, inputs, plan),
+        *_license(inspected.record.license),
+    ]
 
 
 def _data(run: Run, index: TokensIndex, plan: TrainPlan) -> Iterator[str]:
@@ -80,6 +86,15 @@ def _devices(run: Run, family: Family, inputs: PlanInputs, plan: TrainPlan) -> I
         yield _traffic(inputs, plan, world)
     if inputs.packing is False and inputs.on_gpu:
         yield f"Examples are not packed ({family.attention_kind.value}): short ones leave a GPU partly idle."
+
+
+def _license(finding: LicenseFinding) -> Iterator[str]:
+    terms = terms_of(finding.id)
+    if terms is not None and terms.text_must_travel and not text_files(finding):
+        yield (
+            f"The {terms.title} asks that its text travels with the adapter, and the model's folder has none. Put the "
+            "model's LICENSE beside its weights."
+        )
 
 
 def _traffic(inputs: PlanInputs, plan: TrainPlan, world: int) -> str:

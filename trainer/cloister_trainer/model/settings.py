@@ -6,6 +6,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.spec_training import AutoMode, Quantization, TargetPreset, Training
+from cloister_trainer.model.config import position_switch
 from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.model.folder import InspectedModel
 from cloister_trainer.model.quantity import quantity_bytes
@@ -40,8 +41,15 @@ def check_before_data(run: Run, inspected: InspectedModel) -> tuple[Targets, lis
     return targets, check_servers(spec.output.servable_by or [], family, targets)
 
 
-def check_with_data(run: Run, index: TokensIndex) -> None:
+def check_with_data(run: Run, inspected: InspectedModel, index: TokensIndex) -> None:
     """Raises SpecInvalid for settings that contradict the data."""
+    if run.spec.training.packing is AutoMode.ALWAYS and not packs(inspected, index.longest):
+        switch = position_switch(inspected.config)
+        raise _invalid(
+            f"training.packing is Always, but beyond {switch} tokens this model's rotary positions (LongRoPE) depend "
+            f"on the longest example of a row, and the longest has {index.longest}. Leave packing at Auto, or set "
+            f"maxLength to {switch} or less."
+        )
     budget = run.spec.training.micro_batch_tokens
     if budget is not None and budget < index.longest:
         raise _invalid(
@@ -52,6 +60,14 @@ def check_with_data(run: Run, index: TokensIndex) -> None:
         raise _invalid(
             "evaluation.gate needs validation examples, and there are none. Set dataset.validation, or remove the gate."
         )
+
+
+def packs(inspected: InspectedModel, longest: int) -> bool:
+    """Whether examples of up to `longest` tokens stay separate when they share a row."""
+    if not FAMILIES[inspected.record.model_type].packing:
+        return False
+    switch = position_switch(inspected.config)
+    return switch is None or longest <= switch
 
 
 def max_length(training: Training, position_limit: int) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
+from cloister_trainer.model.config import native_config, read_config
 from cloister_trainer.publish.manifest import ADAPTER_FILE, AdapterFacts
 
 if TYPE_CHECKING:
@@ -76,9 +77,9 @@ def _check_keys(config: PeftConfig, shapes: dict[str, list[int]], model_folder: 
     import torch
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    model_config = AutoConfig.from_pretrained(str(model_folder), trust_remote_code=False)
+    model_config = native_config(read_config(model_folder))
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(model_config, trust_remote_code=False)
         model = PeftModel(base, config, low_cpu_mem_usage=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister_api.spec_training import Precision
+from cloister_trainer.model.config import native_config, read_config
 from cloister_trainer.train import attention
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.loss import Head, summed_cross_entropy
@@ -22,10 +23,10 @@ def load_base(folder: Path, precision: Precision, longest: int) -> Any:
 
     `longest` is the length of the longest example in tokens.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     attention.register()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = native_config(read_config(folder))
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,

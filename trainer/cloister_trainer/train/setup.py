@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch.distributed as dist
 
 from cloister_api.layout import join
 from cloister_trainer.egress import merge_proofs, prove_egress
+from cloister_trainer.model.config import read_config
 from cloister_trainer.model.folder import InspectedModel
 from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.model.targets import Targets
@@ -109,7 +109,7 @@ def plan_again(context: WorkerContext, inputs: Inputs) -> WorkerContext:
     folder = inputs.model.folder
     inspected = InspectedModel(
         record=context.plan.model,
-        config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        config=read_config(folder),
         folder=folder,
         tensors=tensors_in(folder, [file.name for file in context.plan.model.weight_files]),
     )

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cloister_api.spec_training import Lora
+from cloister_trainer.model.config import read_config
 from cloister_trainer.model.targets import Targets, resolve_targets
 from cloister_trainer.model.tensors import TensorInfo
 
 
 def targets_in(folder: Path, weight_files: list[str], lora: Lora) -> Targets:
     """The targets of `lora` in the model folder with these safetensors files."""
-    config = json.loads((folder / "config.json").read_text())
-    return resolve_targets(config, tensors_in(folder, weight_files), lora)
+    return resolve_targets(read_config(folder), tensors_in(folder, weight_files), lora)
 
 
 def tensors_in(folder: Path, weight_files: list[str]) -> dict[str, TensorInfo]:
