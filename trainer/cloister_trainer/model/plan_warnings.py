@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cloister_api.run import Run
+from cloister_api.spec_training import AutoMode
 from cloister_trainer.model.families import Family
 from cloister_trainer.model.folder import InspectedModel
-from cloister_trainer.model.license_terms import terms_of, text_files
+from cloister_trainer.model.license_terms import license_warnings
 from cloister_trainer.model.memory_parts import PlanInputs, base_bytes
 from cloister_trainer.model.quantity import readable
-from cloister_trainer.records import LicenseFinding, TokensIndex, TrainPlan
+from cloister_trainer.records import TokensIndex, TrainPlan
 
 FEW_STEPS = 20
 SMALL_TRAINED_SHARE = 0.02
@@ -27,7 +28,7 @@ def plan_warnings(
         *_data(run, index, plan),
         *_settings(run, inspected, plan),
         *_devices(run, family, inputs, plan),
-        *_license(inspected.record.license),
+        *license_warnings(inspected.record.license),
     ]
 
 
@@ -85,16 +86,15 @@ def _devices(run: Run, family: Family, inputs: PlanInputs, plan: TrainPlan) -> I
     if plan.zero_stage == 3 and where.workers > 1:
         yield _traffic(inputs, plan, world)
     if inputs.packing is False and inputs.on_gpu:
-        yield f"Examples are not packed ({family.attention_kind.value}): short ones leave a GPU partly idle."
+        yield f"Examples are not packed ({_why_alone(run, family, inputs)}): short ones leave a GPU partly idle."
 
 
-def _license(finding: LicenseFinding) -> Iterator[str]:
-    terms = terms_of(finding.id)
-    if terms is not None and terms.text_must_travel and not text_files(finding):
-        yield (
-            f"The {terms.title} asks that its text travels with the adapter, and the model's folder has none. Put the "
-            "model's LICENSE beside its weights."
-        )
+def _why_alone(run: Run, family: Family, inputs: PlanInputs) -> str:
+    if not family.packing:
+        return family.attention_kind.value
+    if run.spec.training.packing is AutoMode.NEVER:
+        return "training.packing is Never"
+    return f"LongRoPE takes other positions for the longest one, of {inputs.longest:,} tokens"
 
 
 def _traffic(inputs: PlanInputs, plan: TrainPlan, world: int) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cloister_api.spec_cluster import Provenance
+from cloister_trainer.model.license_terms import terms_of
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.gate import relative_improvement
+from cloister_trainer.publish.obligations import distributed_name, obligations
 from cloister_trainer.records import LicenseFinding
 
 CARD_FILE = "README.md"
 ORIGIN_HEADING = "## Licence and origin"
 PLOT_FILE = "loss.svg"
+VLLM_DEFAULT_RANK = 16
+"""The largest rank that vLLM takes when it is told nothing."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's --max-lora-rank takes."""
 HUB_LICENSES = (
@@ -24,20 +27,6 @@ HUB_LICENSES = (
 )
 """Identifiers that the Hugging Face Hub knows; any other is written as `other` with its name."""
 
-
-@dataclass(frozen=True)
-class Attribution:
-    """What a licence asks of whoever passes on a derivative."""
-
-    license_prefix: str
-    line: str
-
-
-ATTRIBUTIONS = (
-    Attribution("llama2", "Llama 2 is licensed under the LLAMA 2 Community License, Copyright © Meta Platforms, Inc."),
-    Attribution("llama", "Built with Llama. The licence asks that a distributed model's name begins with Llama."),
-    Attribution("gemma", "Gemma is provided under and subject to the Gemma Terms of Use (ai.google.dev/gemma/terms)."),
-)
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("cloister_trainer.publish", "."),
@@ -50,7 +39,8 @@ _ENVIRONMENT = Environment(
 
 def render_card(facts: RunFacts) -> str:
     """The model card as Markdown."""
-    license_id = facts.plan.model.license.id.lower()
+    finding = facts.plan.model.license
+    license_id, terms = finding.id.lower(), terms_of(finding.id)
     known = license_id in HUB_LICENSES
     context = {
         "facts": facts,
@@ -58,14 +48,17 @@ def render_card(facts: RunFacts) -> str:
         "license_name": None if known else json.dumps(license_id),
         "base_model": json.dumps(facts.base_name),
         "base_model_cell": cell(facts.base_name),
-        "attribution": next((a.line for a in ATTRIBUTIONS if license_id.startswith(a.license_prefix)), None),
+        "terms": terms,
+        "obligations": [cell(sentence) for sentence in obligations(finding, facts.run.name)],
+        "distributed_name": distributed_name(terms, facts.run.name) if terms and terms.name_begins_with else None,
         "improvement": relative_improvement(facts.checks),
+        "vllm_default_rank": VLLM_DEFAULT_RANK,
         "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= facts.adapter.max_rank), VLLM_RANKS[-1]),
         "served_from_s3": facts.run.output.folder.startswith("s3://"),
         "plot": PLOT_FILE,
         "origin_heading": ORIGIN_HEADING,
         "origin_rows": origin_rows(
-            facts.plan.model.license,
+            finding,
             facts.checks.base_digest,
             facts.plan.data.digest,
             facts.run.spec.provenance,

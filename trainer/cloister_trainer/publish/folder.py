@@ -18,6 +18,7 @@ from cloister_trainer.publish.digests import digest_file, digest_stream
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.manifest import ADAPTER_FILE, MANIFEST_FILE
 from cloister_trainer.publish.metrics import encode_metrics
+from cloister_trainer.publish.obligations import notice_files
 from cloister_trainer.publish.plots import for_file, plot_loss
 from cloister_trainer.publish.report import render_report
 from cloister_trainer.publish.sign import (
@@ -53,6 +54,7 @@ def build_folder(facts: RunFacts, staged: Staged, storage: Storage, root: Path) 
     """Write every file but the merged model, the signature and the manifest below `root`."""
     run = facts.run
     contents = dict(files_beside_adapter(storage, facts.plan, run.spec.model.chat_template))
+    contents |= notice_files(facts, contents)
     loss = plot_loss(facts.checks, staged.metrics)
     contents |= {
         CONFIG_FILE: published_config((staged.folder / CONFIG_FILE).read_bytes(), facts.plan.model.uri),

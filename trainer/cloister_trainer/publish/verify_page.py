@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from cloister_api.text import printable
 from cloister_trainer.publish.manifest import Manifest
+from cloister_trainer.publish.obligations import obligations
 from cloister_trainer.publish.verify import Result, VerifyReport
 
 WIDTH = 100
@@ -44,6 +45,8 @@ def _facts(manifest: Manifest, report: VerifyReport) -> Iterator[str]:
     yield from _row("Licence", f"{model.license.id} (evidence: {evidence})")
     if model.license.sha256:
         yield from _row("", f"sha256 {model.license.sha256}")
+    for number, sentence in enumerate(obligations(model.license, manifest.name)):
+        yield from _row("Licence asks" if number == 0 else "", sentence)
     yield from _row("Data", ", ".join(data.uris))
     yield from _row("", f"sha256 {data.digest}")
     yield from _row("", f"{data.epoch_examples:,} examples in an epoch, {data.validation_examples:,} held out")
