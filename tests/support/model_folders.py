@@ -81,6 +81,18 @@ def phi3_tensors() -> Tensors:
     return tensors | {f"model.layers.{n}.{name}.weight": ("BF16", s) for n in range(2) for name, s in layer.items()}
 
 
+def phi_tensors() -> Tensors:
+    """Two layers of Phi-2: its attention ends in `dense`, its MLP has no gate, and one norm feeds both."""
+    tensors = {name: value for name, value in llama_tensors().items() if "layers" not in name}
+    layer = {name: shape for name, shape in LLAMA_LAYER.items() if name.endswith(("q_proj", "k_proj", "v_proj"))} | {
+        "self_attn.dense": (HIDDEN, HIDDEN),
+        "mlp.fc1": (INTERMEDIATE, HIDDEN),
+        "mlp.fc2": (HIDDEN, INTERMEDIATE),
+        "input_layernorm": (HIDDEN,),
+    }
+    return tensors | {f"model.layers.{n}.{name}.weight": ("BF16", s) for n in range(2) for name, s in layer.items()}
+
+
 def deepseek_tensors(layers: int = LAYERS, experts: int = 4) -> Tensors:
     """DeepSeek-V3: a dense layer, then layers with routed and shared experts; one more than LAYERS is its MTP layer."""
     tensors = {name: value for name, value in llama_tensors().items() if "layers" not in name}

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from cloister_api.errors import CloisterError
+from cloister_trainer.model.config import position_switch, read_config
 from cloister_trainer.model.families import FAMILIES
+from cloister_trainer.prepare.tokenizer import load_tokenizer
+from cloister_trainer.publish.adapter_checks import check_adapter
 from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.layout import collate
 from cloister_trainer.train.lora import save_adapter, trainable_parameters
@@ -21,6 +24,7 @@ from cloister_trainer.train.selftests import (
     check_moved,
     frozen_checksums,
 )
+from support.tiny_inputs import make_tokenizer
 from support.tiny_models import (
     SETTINGS,
     VARIANTS,
@@ -105,6 +109,22 @@ def test_packed_examples_see_what_transformers_own_attention_shows_each_alone(
             torch.testing.assert_close(hidden, alone, atol=1e-5, rtol=1e-5)
 
 
+def test_longrope_lets_one_long_example_change_the_others_of_its_row(tmp_path: Path) -> None:
+    """Phi-4-mini's tiny form takes its long frequencies above 128 tokens; such rows are not packed."""
+    base = save_tiny_model(tmp_path, "Phi-4-mini")
+    switch = position_switch(read_config(base))
+    assert switch == 128
+    module = with_adapter(base, random_b=True)
+    with torch.no_grad(), module.evaluating():
+        alone = module.hidden_states(collate(ListExamples([20]), (0,), "cpu"))
+        beside = {
+            length: module.hidden_states(collate(ListExamples([20, length]), (0, 1), "cpu"))[:20]
+            for length in (switch, switch + 1)
+        }
+    torch.testing.assert_close(beside[switch], alone)
+    assert float((beside[switch + 1] - alone).abs().max()) > 1e-3
+
+
 def test_kimi_k2_is_loaded_as_the_architecture_that_it_is(tmp_path: Path) -> None:
     """Its config.json has a model_type of its own, and names code of its repository, which is never run."""
     base = save_tiny_model(tmp_path / "base", "deepseek_v3")
@@ -112,7 +132,12 @@ def test_kimi_k2_is_loaded_as_the_architecture_that_it_is(tmp_path: Path) -> Non
     own = {"model_type": "kimi_k2", "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}}
     plain = adapter_and_loss(base)
     path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    make_tokenizer().save_pretrained(base)
     assert adapter_and_loss(base) == plain
+    assert load_tokenizer(base, None).encode("w3 w4") == [3, 4]
+    module = with_adapter(base, random_b=True)
+    save_adapter(module.model, adapter_state(module.model), tmp_path / "adapter", str(base))
+    assert check_adapter(tmp_path / "adapter", base).tensors == len(plain[1])
 
 
 def adapter_and_loss(base: Path) -> tuple[str, list[str], float]:

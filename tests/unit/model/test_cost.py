@@ -18,6 +18,7 @@ from support.model_folders import (
     llama_tensors,
     mixtral_tensors,
     phi3_tensors,
+    phi_tensors,
 )
 
 RANK = 4
@@ -78,6 +79,17 @@ def test_float32_activations_are_twice_as_large_but_for_the_norms() -> None:
 def test_fused_projections_count_like_separate_ones() -> None:
     fused = cost_of(config("phi3", "Phi3ForCausalLM"), phi3_tensors())
     assert (fused.query_width, fused.key_value_width) == (HIDDEN, HIDDEN)
+
+
+def test_a_phi_layer_keeps_what_gelu_reads() -> None:
+    cost = cost_of(config("phi", "PhiForCausalLM"), phi_tensors())
+    assert (cost.query_width, cost.key_value_width) == (HIDDEN, HIDDEN)
+    norm = 4 * HIDDEN
+    attention = 2 * (HIDDEN + HIDDEN // 2 + HIDDEN // 2 + HIDDEN)  # queries, keys, values, what attention puts out
+    mlp = 2 * 4 * INTERMEDIATE  # x, x/2, tanh, 1 + tanh
+    inputs = 2 * (HIDDEN + HIDDEN + INTERMEDIATE)  # of queries, keys and values; of fc1; of fc2
+    ranks = 2 * 6 * RANK
+    assert cost.layers[0].saved_bytes_per_token == norm + attention + mlp + inputs + ranks
 
 
 def test_experts_count_for_each_one_that_a_token_visits() -> None:

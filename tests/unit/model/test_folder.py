@@ -83,6 +83,16 @@ def test_python_files_are_never_fetched(model_type: str, tmp_path: Path) -> None
     assert not list((tmp_path / "scratch").rglob("*.py"))
 
 
+def test_kimi_k2_is_read_as_deepseek_v3(tmp_path: Path) -> None:
+    fields = config("kimi_k2", "DeepseekV3ForCausalLM", n_routed_experts=4, num_key_value_heads=4)
+    fields |= {"auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}}
+    files = {"configuration_deepseek__py": "exit()", "LICENSE": MIT}
+    model = inspected(write_model(tmp_path / "kimi", fields, deepseek_tensors(), 1, **files), tmp_path / "scratch")
+    assert (model.record.model_type, model.record.architecture) == ("deepseek_v3", "DeepseekV3ForCausalLM")
+    assert model.config["model_type"] == "deepseek_v3" and "auto_map" not in model.config
+    assert '"kimi_k2"' in (tmp_path / "scratch" / "config.json").read_text()
+
+
 def test_a_multi_token_prediction_layer_does_not_count(tmp_path: Path) -> None:
     fields = config("deepseek_v3", "DeepseekV3ForCausalLM", n_routed_experts=4, num_key_value_heads=4)
     plain = write_model(tmp_path / "plain", fields, deepseek_tensors(), LICENSE=MIT)
