@@ -133,6 +133,23 @@ def test_packing_is_refused_where_it_would_mix_examples() -> None:
     assert "packing is Always" in error.message
 
 
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+PHI3_LONG = config("phi3", "Phi3ForCausalLM", original_max_position_embeddings=256, rope_scaling=LONGROPE)
+
+
+def test_longrope_is_packed_only_while_no_example_changes_the_positions_of_others() -> None:
+    model = an_inspected_model(PHI3_LONG, phi3_tensors())
+    assert planned({"longest": 256}, model).packing is True
+    alone = planned({"longest": 257}, model)
+    assert alone.packing is False
+    assert any("not packed (LongRoPE" in warning for warning in alone.warnings)
+    error = refusal({"longest": 257}, model, training={"packing": "Always"})
+    assert error.reason is FailureReason.SPEC_INVALID
+    assert "beyond 256 tokens" in error.message and "maxLength to 256 or less" in error.message
+    never = planned({"longest": 256}, model, training={"packing": "Never"})
+    assert any("not packed (training.packing is Never)" in warning for warning in never.warnings)
+
+
 WARNINGS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "batch larger than the dataset": ({"epoch_examples": 10, "epoch_tokens": 1000}, {}, "an epoch has 10 examples"),
     "few steps": ({}, {"training": {"maxSteps": 5}}, "There are only 5 steps"),
