@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from cloister_trainer.model.families import FAMILIES
 from support.tiny_inputs import make_tokenizer, record_of
 from support.tiny_models import save_tiny_model
 from support.tiny_ranks import run_ranks
@@ -28,7 +29,8 @@ def inputs_of(model_type: str, folder: Path) -> Path:
 def trained(root: Path, ranks: int, *, as_if_large: bool = False, recompute: bool = False, **settings: Any) -> TinyRun:
     """Three steps; `recompute`: with gradient checkpointing."""
     tiny = make_run(root, workers=ranks, steps=3, train=8, **settings)
-    plan = tiny.plan.plan.model_copy(update={"gradient_checkpointing": recompute})
+    packing = FAMILIES[tiny.plan.model.model_type].packing
+    plan = tiny.plan.plan.model_copy(update={"gradient_checkpointing": recompute, "packing": packing})
     tiny.plan = tiny.plan.model_copy(update={"plan": plan})
     run_ranks(tiny, ranks, as_if_large=as_if_large).end()
     return tiny
@@ -38,9 +40,19 @@ def losses(tiny: TinyRun) -> list[float]:
     return [row["loss"] for row in tiny.metrics()]
 
 
-@pytest.mark.parametrize(
-    ("model_type", "recompute"), [("mixtral", False), ("deepseek_v2", False), ("deepseek_v3", True)]
-)
+EVERY_TIME = {"mixtral": False, "deepseek_v2": False, "deepseek_v3": True}
+"""Families, and whether activations are recomputed; the others are for long runs of the tests."""
+MIXTURES = [
+    *EVERY_TIME.items(),
+    *(
+        pytest.param(name, True, marks=pytest.mark.soak)
+        for name, family in FAMILIES.items()
+        if family.experts and name not in EVERY_TIME
+    ),
+]
+
+
+@pytest.mark.parametrize(("model_type", "recompute"), MIXTURES)
 def test_adapted_experts_train_in_shards_as_they_do_whole(model_type: str, recompute: bool, tmp_path: Path) -> None:
     (tmp_path / "inputs").mkdir()
     inputs = inputs_of(model_type, tmp_path / "inputs")
