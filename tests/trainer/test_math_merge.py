@@ -22,7 +22,9 @@ IDS = torch.arange(3, 43)[None]
     [
         ("llama", Lora(rank=4, alpha=6)),
         ("phi3", Lora(rank=4, alpha=8, rank_stabilized=True)),
+        ("phi", Lora(rank=4, alpha=8)),
         ("mixtral", all_with_experts()),
+        ("glm4_moe", all_with_experts()),
         ("deepseek_v3", all_with_experts()),
         ("qwen2_moe", all_with_experts()),
         ("phimoe", all_with_experts()),
