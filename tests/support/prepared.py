@@ -133,7 +133,12 @@ def _load(folder: Path) -> Any:
 
 
 def make_tokenizer(
-    source: Path, folder: Path, chat_template: str | None, special: Sequence[str] = (), bos: str | None = None
+    source: Path,
+    folder: Path,
+    chat_template: str | None,
+    special: Sequence[str] = (),
+    bos: str | None = None,
+    eos: str | None = None,
 ) -> Path:
     """The source's tokenizer with another template, more special tokens, and, with `bos`, one that begins each text."""
     from tokenizers.processors import TemplateProcessing
@@ -145,6 +150,8 @@ def make_tokenizer(
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"{bos} $A", pair=None, special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))]
         )
+    if eos:
+        tokenizer.eos_token = eos
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     return folder

@@ -154,8 +154,8 @@ class Renderer:
         before_first = any(message["role"] == "assistant" for message in messages[: turns[0]])
         border = len(template.render(messages[: turns[0]], tools, generation_prompt=True)) if before_first else 0
         spans = [
-            (max(start, border), _end_of_mark(template.tail.terminator, text, start, end))
-            for start, end in marks
+            (max(start, border), _end_of_mark(template, text, start, end))
+            for start, end in _joined(marks)
             if end > border
         ]
         if not spans:
@@ -233,13 +233,28 @@ def _check_answer_is_written(template: ChatTemplate, trained: str, message: Mess
         raise RowError(place, "an answer that the chat template does not write", "text before the turn's end", action)
 
 
-def _end_of_mark(terminator: str, text: str, start: int, end: int) -> int:
-    """The end of the terminator: inside the mark when it is there, else right after it."""
+def _joined(marks: Sequence[CharSpan]) -> list[CharSpan]:
+    """The marks, those without text between them as one: Phi-3's end-of-sequence token has a mark of its own."""
+    joined: list[CharSpan] = []
+    for start, end in marks:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _end_of_mark(template: ChatTemplate, text: str, start: int, end: int) -> int:
+    """The end of the terminator: inside the mark when it is there, else right after it; or of another special token
+    at the mark's end, as templates write where the conversation goes on."""
+    terminator = template.tail.terminator
     if (inside := text.rfind(terminator, start, end)) >= 0 and not text[inside + len(terminator) : end].strip():
         return inside + len(terminator)
     after = end + len(text[end:]) - len(text[end:].lstrip())
     if text.startswith(terminator, after):
         return after + len(terminator)
+    if (own_end := template.turn_end(text[start:end])) is not None:
+        return start + own_end
     raise RowError(
         "",
         "an assistant turn whose {% generation %} mark does not end on the turn's terminator",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,15 +85,25 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, generation_prompt: bool, marks: bool
     ) -> tuple[str, list[CharSpan]]:
         template = self._tool_template if tools else self._template
-        try:
+
+        def rendered(messages: list[Message]) -> tuple[str, list[CharSpan]]:
             texts, spans = render_jinja_template(
-                [list(messages)],
+                [messages],
                 tools=tools,
                 chat_template=template,
                 return_assistant_tokens_mask=marks,
                 add_generation_prompt=generation_prompt,
                 **self._variables,
             )
+            return texts[0], spans[0] if marks else []
+
+        try:
+            try:
+                return rendered(list(messages))
+            except TypeError:
+                if not any(message.get("tool_calls") for message in messages):
+                    raise
+                return rendered([_with_text_arguments(message) for message in messages])
         except TemplateSyntaxError as error:
             raise CloisterError(
                 FailureReason.MODEL_UNSUPPORTED,
@@ -110,7 +121,6 @@ class ChatTemplate:
         ) as e:
             raise RowError("", f"a conversation on which the chat template fails ({_say(e, template)})",
                              "one that it can render", _TEMPLATE_ACTION) from None  # fmt: skip
-        return texts[0], spans[0] if marks else []
 
     def _find_tail(self, eos_token: str | None) -> Tail:
         for probe in _PROBES:
@@ -130,6 +140,21 @@ class ChatTemplate:
             raise _no_terminator()
         start, _, terminator = min(places)
         return Tail(tail, start + len(terminator), terminator)
+
+
+def _with_text_arguments(message: Message) -> Message:
+    """The message with the arguments of its tool calls as JSON text, which some templates (DeepSeek's) add to text."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _as_text(call["function"].get("arguments", {}))}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _say(error: BaseException, template: str) -> str:
