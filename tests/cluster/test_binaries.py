@@ -22,6 +22,7 @@ VERSIONS = {
     "helm": "v3.19.5",
     "argo-cd": "v3.2.1",
     "flux": "v1.7.3",
+    "kserve": "v0.19.0",
 }
 
 

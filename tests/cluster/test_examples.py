@@ -17,6 +17,7 @@ from cluster.jobs import jobs_path
 from support.examples import EXAMPLES, Shown, example_settings, jobs, of_kind, shown_jobs
 from support.operator_golden import journey
 from support.operator_world import World
+from support.pages import blocks, commands
 
 KUEUE = "/apis/kueue.x-k8s.io/v1beta1"
 POLICY = EXAMPLES / "09-admission-policy" / "policy.yaml"
@@ -45,6 +46,71 @@ def test_every_job_that_is_shown_is_accepted(cluster: Cluster, namespace: str, s
 def test_every_config_map_is_accepted(cluster: Cluster, namespace: str, shown: Shown) -> None:
     config_map = {**shown.object, "metadata": shown.object["metadata"] | {"namespace": namespace}}
     assert cluster.api.create(f"/api/v1/namespaces/{namespace}/configmaps?{STRICT}", config_map)["data"]
+
+
+@pytest.mark.parametrize("shown", of_kind("Deployment", "11-serving"), ids=str)
+def test_the_deployment_is_accepted_where_pods_are_restricted(cluster: Cluster, namespace: str, shown: Shown) -> None:
+    deployment = {**shown.object, "metadata": shown.object["metadata"] | {"namespace": namespace}}
+    assert cluster.api.create(f"/apis/apps/v1/namespaces/{namespace}/deployments?{STRICT}", deployment)["spec"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    pod = {"metadata": {"name": "contracts", "labels": labels}, "spec": deployment["spec"]["template"]["spec"]}
+    assert cluster.api.create(f"/api/v1/namespaces/{namespace}/pods?{STRICT}", pod)["spec"]
+
+
+@pytest.mark.parametrize("shown", [*of_kind("Service"), *of_kind("ServiceAccount")], ids=str)
+def test_what_stands_beside_a_server_is_accepted(cluster: Cluster, namespace: str, shown: Shown) -> None:
+    path = f"/api/v1/namespaces/{namespace}/{shown.object['kind'].lower()}s?{STRICT}"
+    assert cluster.api.create(path, {**shown.object, "metadata": {"name": "contracts"}})["metadata"]["name"]
+
+
+@pytest.fixture(scope="module")
+def kserve(cluster: Cluster) -> None:
+    """KServe's CRD; nobody acts on its objects."""
+    folder = manifests("kserve") / "config/crd/full/llmisvc"
+    apply_server_side(cluster, folder / "serving.kserve.io_llminferenceservices.yaml")
+    wait_until_served(cluster, "llminferenceservices.serving.kserve.io")
+
+
+@pytest.mark.usefixtures("kserve")
+@pytest.mark.parametrize("version", ["v1alpha1", "v1alpha2"])
+@pytest.mark.parametrize("shown", of_kind("LLMInferenceService"), ids=str)
+def test_what_kserve_is_told_is_in_its_schema(cluster: Cluster, namespace: str, shown: Shown, version: str) -> None:
+    path = f"/apis/serving.kserve.io/{version}/namespaces/{namespace}/llminferenceservices?{STRICT}"
+    told = {
+        **shown.object,
+        "apiVersion": f"serving.kserve.io/{version}",
+        "metadata": shown.object["metadata"] | {"namespace": namespace},
+    }
+    assert cluster.api.create(path, told)["spec"]["model"]["lora"] == shown.object["spec"]["model"]["lora"]
+    model = told["spec"]["model"]
+    above = told["spec"] | {"model": model | {"lora": model["lora"] | {"maxRank": 32}}}
+    assert cluster.api.create(path, told | {"spec": above})["spec"]["model"]["lora"]["maxRank"] == 32
+    wrong = told["spec"] | {"model": model | {"lora": model["lora"] | {"maxLoraRank": 32}}}
+    with pytest.raises(ApiError, match="unknown field"):
+        cluster.api.create(path, told | {"spec": wrong})
+
+
+def test_a_sweep_is_compared_as_its_page_shows(cluster: Cluster, namespace: str) -> None:
+    """The page's command, on jobs that ended with the page's numbers, prints the page's table."""
+    page = EXAMPLES / "10-sweep" / "README.md"
+    (table,) = [each.text for each in blocks("text") if each.page == page]
+    shown_rows = {row.split()[0]: row.split() for row in table.splitlines()[1:]}
+    for shown in of_kind("FineTuneJob", "10-sweep"):
+        name = shown.object["metadata"]["name"]
+        job = {**shown.object, "metadata": shown.object["metadata"] | {"namespace": namespace}}
+        cluster.api.create(jobs_path(namespace), job)
+        _, phase, rate, base, loss, exact, rows = shown_rows.pop(name)
+        assert float(rate) == job["spec"]["training"]["learningRate"]
+        matches = {"rows": int(rows), "before": 0, "after": int(exact)}
+        evaluation = {"baseLoss": float(base), "loss": float(loss), "exactMatch": matches}
+        status = {"phase": phase, "evaluation": evaluation}
+        cluster.api.patch(f"{jobs_path(namespace, name)}/status", {"status": status})
+    assert not shown_rows
+    (words,) = [
+        words for each in blocks("sh") if each.page == page for words in commands(each) if "custom-columns" in words[-1]
+    ]
+    assert words[0:5] == ["kubectl", "get", "ftj", "-n", "research"]
+    assert cluster.kubectl("get", "ftj", "-n", namespace, *words[5:]) == table
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 SHELL_WORDS = {"cd", "export", "git"}
 CHART_WORDS = {"helm", "kubectl"}
 """Run by tests/unit/chart/test_chart_docs.py, which also renders the values."""
-OUTSIDE = {"hf", "aws", "openssl"}
+OUTSIDE = {"hf", "aws", "openssl", "curl", "vllm", "llama-server"}
 """Programs of others, shown and not run."""
 
 
@@ -65,6 +65,8 @@ def test_every_command_exists(block: Block, monkeypatch: pytest.MonkeyPatch) -> 
                 assert targets <= make_targets(), f"{block}: {words}"
             case ["cloister", *arguments]:
                 assert parses(arguments), f"{block}: {words}"
+            case ["python", script, *_] if script.startswith("llama.cpp/"):
+                pass  # tests/unit/test_serving_examples.py looks at what it is told
             case [".venv/bin/python" | "python", script, *_] if script.endswith(".py"):
                 assert (ROOT / script).is_file(), f"{block}: {words}"
             case [script, *_] if script.startswith("scripts/"):

@@ -10,7 +10,7 @@ import pytest
 
 from cloister_api.loading import load_job
 from cloister_operator.settings import Settings
-from support.examples import EXAMPLES, Shown, example_settings, jobs, shown_jobs
+from support.examples import EXAMPLES, Shown, example_settings, jobs, of_kind, shown_jobs
 from support.operator_golden import journey
 from support.operator_world import World
 
@@ -87,3 +87,12 @@ def test_every_answer_is_json_with_the_same_keys() -> None:
     for name in ("train.jsonl", "holdout.jsonl"):
         for _, _, answer in rows(name):
             assert list(json.loads(answer["content"])) == ["item", "quantity", "unit", "to", "day"]
+
+
+def test_the_jobs_of_a_sweep_differ_in_what_is_swept_alone() -> None:
+    swept = [each.object for each in of_kind("FineTuneJob", "10-sweep")]
+    assert len({job["spec"]["training"].pop("learningRate") for job in swept}) == len(swept) == 3
+    assert len({job["spec"].pop("output")["uri"] for job in swept}) == 3
+    assert len({job["metadata"].pop("name") for job in swept}) == 3
+    assert swept[0]["spec"]["dataset"]["cacheUri"]
+    assert all(job == swept[0] for job in swept)

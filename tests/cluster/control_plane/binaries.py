@@ -84,9 +84,10 @@ MODULES = (
         taken_from_path="v3.19.",
     ),
     Module("coredns", "github.com/coredns/coredns", {}, node_programs={"coredns": ""}),
-    # Of these two only the CRDs are taken, for examples/.
+    # Of these three only the CRDs are taken, for examples/.
     Module("argo-cd", "github.com/argoproj/argo-cd/v3", {}, manifests=("manifests/crds",)),
     Module("flux", "github.com/fluxcd/kustomize-controller", {}, manifests=("config/crd/bases",)),
+    Module("kserve", "github.com/kserve/kserve", {}, manifests=("config/crd/full/llmisvc",)),
 )
 PROGRAMS = tuple(program for module in MODULES for program in module.programs)
 NODE_PROGRAMS = tuple(program for module in MODULES for program in module.node_programs)
