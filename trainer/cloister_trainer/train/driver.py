@@ -26,6 +26,7 @@ from cloister_trainer.storage import Storage
 from cloister_trainer.train.checkpoint import newest_step
 from cloister_trainer.train.failures import worst
 from cloister_trainer.train.launch import Start, WorkerGroup, ray_cluster
+from cloister_trainer.train.memory_kills import MemoryKills
 from cloister_trainer.train.messages import Ended, Message, Phase, Request
 from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.progress import Display
@@ -152,6 +153,7 @@ class Driver:
     def _start_until_finished(self) -> None:
         gpus = self._run.spec.distribution.gpus_per_worker > 0
         with ray_cluster(self._ranks, gpus), self._display:
+            self._memory_kills = MemoryKills()
             self._interruption.install()
             fruitless = 0
             for ordinal in itertools.count(1):
@@ -207,9 +209,10 @@ class Driver:
             upload_left_logs(self._storage, self._scratch / "logs" / str(self._attempt), self._run, self._attempt)
         if seen.ended is not None:
             return seen.ended
-        if seen.failures:
-            raise worst(seen.failures)
-        raise group.failure() or CloisterError(FailureReason.INTERNAL, "The workers ended without a result.")
+        failure = worst(seen.failures) if seen.failures else group.failure()
+        raise self._memory_kills.explain(
+            failure or CloisterError(FailureReason.INTERNAL, "The workers ended without a result.")
+        )
 
     def _watch(self, group: WorkerGroup) -> _Seen:
         seen, stopping = _Seen(), False
