@@ -59,9 +59,9 @@ class Installation:
         self.cluster.forget_discovery()
         wait_until(self._is_ready, "the operator to be ready", 120.0)
 
-    def upgrade(self, *changes: str) -> None:
-        """`helm upgrade --set …`, until the new operator is ready."""
-        flags = [word for change in changes for word in ("--set", change)]
+    def upgrade(self, *changes: str, hooks: bool = True) -> None:
+        """`helm upgrade --set …`, until the new operator is ready; without `hooks`, nothing runs before or after it."""
+        flags = [word for change in changes for word in ("--set", change)] + ([] if hooks else ["--no-hooks"])
         self._helm("upgrade", RELEASE, str(CHART), "--values", "-", *flags, "--timeout", INSTALL_LIMIT, "--wait")
 
     def try_out(self) -> str:

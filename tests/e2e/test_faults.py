@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from cloister_api.events import Progress, Restarted, parse_event
 from cluster.control_plane.access import wait_until
 from e2e.installation import NAMESPACE, Installation
 from e2e.jobs import FineTune, long_job
@@ -33,60 +34,54 @@ class Before:
     """What was known of the run before something happened to it."""
 
     checkpoint: int
-    starts: frozenset[int]
+    starts: tuple[tuple[str, int], ...]
 
 
 @pytest.fixture
-def before(run: FineTune, installation: Installation) -> Before:
+def before(run: FineTune) -> Before:
     """The run makes checkpoints again since the last fault; these are known."""
-    return Before(run.wait_for_newer_checkpoint(RETURN_S), starts(run, installation))
+    return Before(run.wait_for_newer_checkpoint(RETURN_S), starts(run))
 
 
-def test_a_killed_rank_starts_again_inside_the_attempt(
-    run: FineTune, before: Before, installation: Installation
-) -> None:
+def test_a_killed_rank_starts_again_inside_the_attempt(run: FineTune, before: Before) -> None:
     (worker, _) = run.running_pods("worker")
     run.cluster.kubectl("exec", worker, "--", "bash", "-c", KILL_RANK, namespace=run.namespace)
-    goes_on(run, before, installation)
+    goes_on(run, before)
     assert run.status["attempt"] == 1
     assert run.running_pods("worker").count(worker) == 1, "the pod stays"
 
 
-def test_a_deleted_worker_pod_is_replaced(run: FineTune, before: Before, installation: Installation) -> None:
+def test_a_deleted_worker_pod_is_replaced(run: FineTune, before: Before) -> None:
     (worker, _) = run.running_pods("worker")
     run.cluster.kubectl("delete", "pod", worker, "--wait=false", namespace=run.namespace)
-    goes_on(run, before, installation)
+    goes_on(run, before)
     assert run.status["attempt"] == 1
     assert worker not in run.running_pods("worker")
 
 
-def test_a_new_operator_goes_on_where_the_last_one_was(
-    run: FineTune, before: Before, installation: Installation
-) -> None:
+def test_a_new_operator_goes_on_where_the_last_one_was(run: FineTune, before: Before) -> None:
     operator = operator_pods(run)
     run.cluster.kubectl("delete", "pod", *operator, namespace=NAMESPACE)
     assert run.wait_for_newer_checkpoint(RETURN_S) > before.checkpoint
     assert not set(operator) & set(operator_pods(run))
     assert (run.phase, run.status["attempt"]) == ("Training", 1)
-    assert starts(run, installation) == before.starts, "the run did not notice"
+    assert starts(run) == before.starts, "the run did not notice"
 
 
-def test_a_lost_head_is_replaced_inside_the_attempt(run: FineTune, before: Before, installation: Installation) -> None:
+def test_a_lost_head_is_replaced_inside_the_attempt(run: FineTune, before: Before) -> None:
     run.cluster.kubectl("delete", "pod", *run.running_pods("head"), "--wait=false", namespace=run.namespace)
     run.wait(lambda: run.status["attempts"][-1].get("restarts") == 1, "the restart to be counted", RETURN_S)
-    goes_on(run, before, installation)
+    goes_on(run, before)
     assert [each["restarts"] for each in run.status["attempts"]] == [1]
 
 
-def test_a_suspended_job_frees_its_pods_and_goes_on_in_a_new_attempt(
-    run: FineTune, before: Before, installation: Installation
-) -> None:
+def test_a_suspended_job_frees_its_pods_and_goes_on_in_a_new_attempt(run: FineTune, before: Before) -> None:
     run.patch({"suspend": True})
     run.wait_for("Suspended")
     wait_until(lambda: not any(map(run.pods, ("head", "worker", "submitter"))), "its pods to end", RETURN_S)
     run.patch({"suspend": False})
     run.wait_for("Training")
-    goes_on(run, before, installation)
+    goes_on(run, before)
     assert run.status["attempt"] == 2
 
 
@@ -100,18 +95,29 @@ def test_after_all_that_it_is_complete(run: FineTune) -> None:
     assert "Suspended" in told and "Complete" in told
 
 
-def goes_on(run: FineTune, before: Before, installation: Installation) -> None:
+def goes_on(run: FineTune, before: Before) -> None:
     """Wait until ranks started again, and see that they went on from that checkpoint or a later one."""
-    while not (new := starts(run, installation) - before.starts):
+    while not (new := [start for start in starts(run) if start not in before.starts]):
         run.wait_for_newer_checkpoint(RETURN_S)
-    assert min(new) > before.checkpoint
+    assert new[-1][1] > before.checkpoint
 
 
-def starts(run: FineTune, installation: Installation) -> frozenset[int]:
-    """The first step of each start of the ranks: each one writes metrics of its own, with its first checkpoint."""
-    prefix = f"{run.namespace}/{run.read()['metadata']['uid']}/metrics/from-"
-    names = installation.keys("cloister-runs", prefix)
-    return frozenset(int(name.removeprefix(prefix).partition(".")[0]) for name in names)
+def starts(run: FineTune) -> tuple[tuple[str, int], ...]:
+    """The first step that each start of the ranks told in the newest submitter's log, with the pod's name."""
+    pod = next(iter(run.running_pods("submitter")), None)
+    if pod is None:  # it is between two
+        return ()
+    text = run.cluster.kubectl("logs", pod, namespace=run.namespace)
+    uid, attempt = run.read()["metadata"]["uid"], run.status["attempt"]
+    found: list[tuple[str, int]] = []
+    fresh = True
+    for event in filter(None, (parse_event(line, uid, attempt) for line in text.splitlines())):
+        if isinstance(event, Restarted):
+            fresh = True
+        elif isinstance(event, Progress) and fresh:
+            found.append((pod, event.step))
+            fresh = False
+    return tuple(found)
 
 
 def operator_pods(run: FineTune) -> list[str]:

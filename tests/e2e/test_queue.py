@@ -60,7 +60,7 @@ def test_a_second_job_waits_and_an_urgent_one_goes_first(installation: Installat
     (attempt,) = status["attempts"]
     assert attempt["restarts"] >= 1
     uid = first.read()["metadata"]["uid"]
-    assert f"{tenant}/{uid}/metrics/from-{kept + 1:06d}" in " ".join(
-        installation.keys("cloister-runs", f"{tenant}/{uid}/metrics/")
+    assert f"{tenant}/{uid}/metrics/from-{kept + 1:06d}.jsonl" in installation.keys(
+        "cloister-runs", f"{tenant}/{uid}/metrics/"
     )
     wait_until(lambda: second.phase == "Complete", "the second job", 600.0)

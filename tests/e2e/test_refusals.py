@@ -65,7 +65,7 @@ def jobs(installation: Installation) -> Iterator[dict[str, FineTune]]:
         return FineTune.apply(cluster, tiny_job(spaces[CASES[name].where], name, CASES[name].changes))
 
     applied = {name: apply(name) for name in CASES if name != "no-image"}
-    installation.upgrade("images.trainer.tag=absent")
+    installation.upgrade("images.trainer.tag=absent", hooks=False)
     applied["no-image"] = apply("no-image")
     wait_until(lambda: applied["no-image"].status.get("images"), "the operator to take the job", 60.0)
     installation.upgrade()
