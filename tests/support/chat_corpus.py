@@ -59,6 +59,8 @@ class ChatCase:
     """Of CALLS; None where the template writes no tool calls."""
     tools: bool = True
     """Whether it writes the definitions of tools."""
+    stops: tuple[str, ...] = ()
+    """Of generation_config.json, for a template that ends no turn: one of them is added to a conversation."""
 
 
 KEPT = " Hello 😀 \n"
@@ -91,6 +93,10 @@ DEEPSEEK_CALL = (
 )
 GPT_OSS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", "<|constrain|>")
 GLM = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|endoftext|>", "[gMASK]", "<sop>")
+GLM_CALLS = (
+    "\n<think></think>\n<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call><|observation|>",
+    "\n<think></think>\nTwo<|user|>",
+)
 MISTRAL = ("[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]")
 
 CORPUS: dict[str, ChatCase] = {
@@ -176,14 +182,15 @@ CORPUS: dict[str, ChatCase] = {
             "<|channel|>final<|message|>Two<|return|>",
         ),
     ),
+    "GLM-4.5": ChatCase(
+        models_own("glm4moe"), GLM, "<|endoftext|>",
+        ended(f"\n<think></think>\n{STRIPPED}", "\n<think></think>\nBye", "<|user|>"),
+        "[gMASK]<sop><|user|>\nHi", "<|user|>", calls=GLM_CALLS, stops=("<|endoftext|>", "<|user|>", "<|observation|>"),
+    ),
     "GLM-4.5, TRL's marks": ChatCase(
         models_own("glm4moe_training"), GLM, "<|endoftext|>",
         ended(f"\n<think></think>\n{STRIPPED}", "\n<think></think>\nBye", "<|user|>"),
         "[gMASK]<sop><|user|>\nHi", "<|user|>",
-        calls=(
-            "\n<think></think>\n<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n"
-            "</tool_call><|observation|>",
-            "\n<think></think>\nTwo<|user|>",
-        ),
+        calls=GLM_CALLS,
     ),
 }  # fmt: skip

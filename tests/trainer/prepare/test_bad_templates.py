@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
+from cloister_trainer.prepare.tokenizer import stop_ids
 from support.prepared import DataJob, chat, make_tokenizer, template
 
 SECRET = "Zanzibar"
@@ -133,3 +135,21 @@ def test_a_tokenizer_without_an_end_of_sequence(job: DataJob) -> None:
     with pytest.raises(CloisterError, match="no end-of-sequence token, with which a completion must end") as raised:
         DataJob(job.folder, folder).prepare()
     assert raised.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"generation_config.json": '{"eos_token_id": [3, 5]}', "config.json": '{"eos_token_id": 7}'}, [3, 5]),
+        ({"generation_config.json": "{}", "config.json": '{"eos_token_id": 7}'}, [7]),
+        ({"generation_config.json": '{"eos_token_id": ["a", null]}'}, []),
+        ({"generation_config.json": "half {", "config.json": "[]"}, []),
+        ({}, []),
+    ],
+)
+def test_where_answers_end_is_read_from_the_models_files(
+    files: dict[str, str], expected: list[int], tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert stop_ids(tmp_path) == expected

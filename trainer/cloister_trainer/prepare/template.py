@@ -24,6 +24,7 @@ _PROBES: tuple[list[Message], ...] = (
     [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}],
     [{"role": "assistant", "content": _ANSWER}],
 )
+_CALL = {"type": "function", "function": {"name": "a", "arguments": {"a": "a"}}}
 _TEMPLATE_ACTION = "Correct the row to what the template takes, or give another template in model.chatTemplate."
 
 CharSpan = tuple[int, int]
@@ -41,8 +42,10 @@ class Tail:
 class ChatTemplate:
     """A model's chat template.
 
-    Raises CloisterError ModelUnsupported when it ends an assistant turn with no token of its own: a model trained on
-    such turns never learns to stop.
+    Some (GLM's) end an assistant turn with nothing, and the model stops with the token that begins the next turn, which
+    is one of its stop tokens: such a token is added to a conversation that ends on an assistant turn.
+
+    Raises CloisterError ModelUnsupported when there is neither: a model trained on such turns never learns to stop.
     """
 
     def __init__(self, kit: TokenizerKit) -> None:
@@ -53,13 +56,19 @@ class ChatTemplate:
         self._added = sorted(kit.added_tokens, key=len, reverse=True)
         self.marks_generation = bool(_GENERATION.search(kit.template)) and bool(_GENERATION.search(kit.tool_template))
         self.writes_date = "strftime_now" in kit.template
+        self._stops = [token for token in self._added if token in kit.stop_tokens]
+        self._closings: dict[bool, str] = {}
+        """What is added after a last assistant turn, with and without tool calls."""
         self.tail = self._find_tail(kit.eos_token)
 
     def render(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generation_prompt: bool = False
     ) -> str:
         """The text of a conversation. Raises RowError when the template fails on it."""
-        return self._run(messages, tools, generation_prompt, marks=False)[0]
+        text = self._run(messages, tools, generation_prompt, marks=False)[0]
+        if self._closings and not generation_prompt and messages[-1]["role"] == "assistant":
+            text += self._closings[bool(messages[-1].get("tool_calls"))]
+        return text
 
     def render_marked(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None
@@ -137,9 +146,28 @@ class ChatTemplate:
     def _read_tail(self, tail: str) -> Tail:
         places = [(tail.index(token), -len(token), token) for token in self._added if token in tail]
         if not places:
-            raise _no_terminator()
+            return self._read_closings()
         start, _, terminator = min(places)
         return Tail(tail, start + len(terminator), terminator)
+
+    def _read_closings(self) -> Tail:
+        after_answer = self._token_of_next(_PROBES[0], {"role": "user", "content": "a"})
+        if after_answer is None:
+            raise _no_terminator()
+        called: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+        after_calls = self._token_of_next([_PROBES[0][0], called], {"role": "tool", "name": "a", "content": "a"})
+        self._closings = {False: after_answer, True: after_calls or after_answer}
+        return Tail(after_answer, len(after_answer), after_answer)
+
+    def _token_of_next(self, messages: list[Message], following: Message) -> str | None:
+        """The stop token that begins `following` where it follows on `messages`."""
+        try:
+            before, whole = self.render(messages, None), self.render([*messages, following], None)
+        except RowError:
+            return None
+        if not whole.startswith(before):
+            return None
+        return next((token for token in self._stops if whole.startswith(token, len(before))), None)
 
 
 def _with_text_arguments(message: Message) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,22 +65,39 @@ class TokenizerKit:
     eos_token: str | None
     eos_id: int | None
     pad_id: int
+    stop_tokens: tuple[str, ...] = ()
+    """Tokens besides the end-of-sequence token at which servers end an answer."""
 
     def digest(self) -> str:
         """sha256 over everything here."""
         content = json.dumps([self.tokenizer_json, self.template, self.tool_template, self.template_variables,
-                              self.prefix, self.eos_token], sort_keys=True)  # fmt: skip
+                              self.prefix, self.eos_token, *self.stop_tokens], sort_keys=True)  # fmt: skip
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def tokenizer_kit(tokenizer: Any) -> TokenizerKit:
-    """The kit of a loaded fast tokenizer."""
+def stop_ids(model_folder: Path) -> list[int]:
+    """The ids at which an answer ends, as generation_config.json has them, else config.json; empty without either."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            fields = json.loads((model_folder / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        found = fields.get("eos_token_id") if isinstance(fields, dict) else None
+        ids = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, int)]
+        if ids:
+            return ids
+    return []
+
+
+def tokenizer_kit(tokenizer: Any, stops: Sequence[int] = ()) -> TokenizerKit:
+    """The kit of a loaded fast tokenizer; `stops` are the model's `stop_ids`."""
     around = tokenizer(_PROBE)["input_ids"]
     inside = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     before = next(i for i in range(len(around)) if around[i : i + len(inside)] == inside)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     backend.update(post_processor=None, truncation=None, padding=None)
     template, tool_template = _templates(tokenizer)
+    eos = tokenizer.eos_token
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return TokenizerKit(
         tokenizer_json=json.dumps(backend, ensure_ascii=False),
@@ -90,9 +108,10 @@ def tokenizer_kit(tokenizer: Any) -> TokenizerKit:
         added_tokens=tokenizer.get_added_vocab(),
         bos_token=tokenizer.bos_token,
         bos_id=tokenizer.bos_token_id,
-        eos_token=tokenizer.eos_token,
+        eos_token=eos,
         eos_id=tokenizer.eos_token_id,
         pad_id=pad_id if pad_id is not None else 0,
+        stop_tokens=tuple(token for token, at in tokenizer.get_added_vocab().items() if at in stops and token != eos),
     )
 
 
