@@ -10,14 +10,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cloister_api.errors import CloisterError
 from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.storage import open_storage
-from cloister_trainer.train import loss, setup
+from cloister_trainer.train import engine, loss, setup
 from cloister_trainer.train.context import WorkerContext
+from cloister_trainer.train.engine import prepare_deepspeed
+from cloister_trainer.train.engine_state import full_state
 from cloister_trainer.train.messages import Request
 from cloister_trainer.train.worker import run_worker
 
@@ -33,11 +37,22 @@ class Task:
     port: int
     as_if_large: bool = False
     """Every parameter is sharded at stage 3, and a chunk of the loss holds 16 label tokens."""
+    told_steps: int = 0
+    """Of how many first steps rank 0 tells what the optimizer was given."""
 
 
 @dataclass(frozen=True)
 class RankEnd:
     value: Any
+
+
+@dataclass(frozen=True)
+class StepTold:
+    """A step just before the optimizer makes it: arrays by parameter name, as ZeRO puts them together."""
+
+    step: int
+    adapter: dict[str, NDArray[np.float32]]
+    gradients: dict[str, NDArray[np.float32]]
 
 
 class PipeSink:
@@ -65,6 +80,29 @@ def treat_as_large() -> None:
     loss._CHUNK_LOGITS["cpu"] = 1
 
 
+def tell_steps(count: int, sink: PipeSink, rank: int) -> None:
+    """Have this process's engine push a `StepTold` for each of the first `count` steps that it makes."""
+    from deepspeed.utils import safe_get_full_grad
+
+    class TellingEngine(engine.Engine):
+        made = 0
+
+        def step(self, learning_rate: float) -> torch.Tensor | float:
+            self.made += 1
+            if self.made <= count:
+                adapter = {name: array(tensor) for name, tensor in full_state(self, moments=False)}
+                gradients = {name: array(safe_get_full_grad(p)) for name, p in self.parameters.items()}
+                if rank == 0:
+                    sink.push(StepTold(self.made, adapter, gradients))
+            return super().step(learning_rate)
+
+    setup.Engine = TellingEngine  # type: ignore[misc]
+
+
+def array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return tensor.detach().float().numpy().copy()
+
+
 def main(task: Task, pipe: Connection, request: Any) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.world_size))
     os.environ.update(
@@ -81,6 +119,9 @@ def main(task: Task, pipe: Connection, request: Any) -> None:
         treat_as_large()
     run = Run.model_validate_json(task.run)
     sink = PipeSink(pipe, request)
+    if task.told_steps:
+        prepare_deepspeed(torch.device("cpu"))
+        tell_steps(task.told_steps, sink, task.rank)
     context = WorkerContext(
         run=run,
         plan=PlanFile.model_validate_json(task.plan),

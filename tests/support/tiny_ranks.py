@@ -43,12 +43,14 @@ def run_ranks(
     watch: Callable[[Any, Callable[[str], None]], None] = lambda message, act: None,
     attempt: int = 1,
     as_if_large: bool = False,
+    told_steps: int = 0,
 ) -> Ranks:
     """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
 
     `watch` sees each of rank 0's messages; its second argument acts: `stop` asks for a checkpoint and an end, `abort`
     for stacks and an end, `kill` ends all ranks with SIGKILL, `freeze` stops the last one with SIGSTOP. When a rank
-    ends by itself without a result, the others are killed, as Ray would do.
+    ends by itself without a result, the others are killed, as Ray would do. Of the first `told_steps` steps rank 0's
+    messages hold a `tiny_rank.StepTold`.
     """
     from support import tiny_rank
 
@@ -72,6 +74,7 @@ def run_ranks(
             world_size,
             port,
             as_if_large,
+            told_steps,
         )
         process = context.Process(target=tiny_rank.main, args=(task, theirs, request), daemon=True)
         process.start()
