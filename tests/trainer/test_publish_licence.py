@@ -165,6 +165,6 @@ def test_kserve_is_told_a_rank_above_vllms_own_limit(
         "adapters": [{"name": "contracts", "uri": uri}],
         **({"maxRank": vllm_rank} if vllm_rank is not None else {}),
     }
-    assert ("VLLM_ADDITIONAL_ARGS" in card) == (vllm_rank is not None)
+    assert "KServe 0.19 or newer" in card
     assert storage.read(f"{uri}/merged/NOTICE") == storage.read(f"{uri}/NOTICE")
     assert verify_adapter(storage, staged.run.spec.output.uri).ok

@@ -16,7 +16,7 @@ from cloister_trainer.prepare.main import make_plan
 from cloister_trainer.reporter import PlainConsole, Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.workspace import Workspace
-from support.model_folders import config, mixtral_tensors, write_llama
+from support.model_folders import config, llama_tensors, mixtral_tensors, write_llama
 from support.plans import a_run, an_inspected_model
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
@@ -52,6 +52,14 @@ def test_dropout_on_experts_and_servers_that_cannot_load_are_found_without_data(
         check_before_data(a_run(lora={**experts, "dropout": 0.1}), mixtral)
     with pytest.raises(CloisterError, match="vLLM does not load adapters of routed experts"):
         check_before_data(a_run(lora=experts, output={"uri": "s3://a/x", "servableBy": ["VLLM"]}), mixtral)
+
+
+def test_llama_cpp_scales_by_the_rank_and_knows_no_other_scale() -> None:
+    llama = an_inspected_model(config(), llama_tensors())
+    served = {"uri": "s3://a/x", "servableBy": ["LlamaCpp"]}
+    check_before_data(a_run(output=served), llama)
+    with pytest.raises(CloisterError, match="leave lora.rankStabilized out"):
+        check_before_data(a_run(lora={"rankStabilized": True}, output=served), llama)
 
 
 def test_examples_are_as_long_as_asked_or_4096_tokens_or_what_the_model_takes() -> None:

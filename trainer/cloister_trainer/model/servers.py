@@ -17,11 +17,13 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 NAMES = {Server.VLLM: "vLLM", Server.LLAMA_CPP: "llama.cpp"}
 
 
-def check_servers(servers: Sequence[Server], family: Family, targets: Targets) -> list[str]:
+def check_servers(
+    servers: Sequence[Server], family: Family, targets: Targets, *, rank_stabilized: bool = False
+) -> list[str]:
     """What whoever serves the adapter must know, one sentence each.
 
     Raises SpecInvalid when a server in output.servableBy does not load LoRA adapters of this family, or not those of
-    fused experts.
+    fused experts, or not at the scale they are trained with.
     """
     notes = []
     for server in servers:
@@ -32,6 +34,12 @@ def check_servers(servers: Sequence[Server], family: Family, targets: Targets) -
             raise _refused(
                 f"{name} does not load adapters of routed experts; "
                 "use lora.targets.preset Auto, which adapts attention and shared MLP",
+                server,
+            )
+        if server is Server.LLAMA_CPP and rank_stabilized:
+            raise _refused(
+                f"{name} scales every adapter by alpha / rank, and this one is to be trained with alpha / sqrt(rank); "
+                "leave lora.rankStabilized out, and set lora.alpha to alpha * sqrt(rank) for the same scale",
                 server,
             )
         rank = max(targets.ranks.values())

@@ -38,7 +38,9 @@ def check_before_data(run: Run, inspected: InspectedModel) -> tuple[Targets, lis
     if spec.lora.dropout > 0 and spec.lora.targets.preset is TargetPreset.ALL_WITH_EXPERTS and family.experts:
         raise _invalid("lora.dropout cannot be applied to routed experts. Set it to 0, or use the preset Auto.")
     targets = resolve_targets(inspected.config, inspected.tensors, spec.lora)
-    return targets, check_servers(spec.output.servable_by or [], family, targets)
+    return targets, check_servers(
+        spec.output.servable_by or [], family, targets, rank_stabilized=spec.lora.rank_stabilized
+    )
 
 
 def check_with_data(run: Run, inspected: InspectedModel, index: TokensIndex) -> None:
