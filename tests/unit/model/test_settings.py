@@ -58,7 +58,7 @@ def test_llama_cpp_scales_by_the_rank_and_knows_no_other_scale() -> None:
     llama = an_inspected_model(config(), llama_tensors())
     served = {"uri": "s3://a/x", "servableBy": ["LlamaCpp"]}
     check_before_data(a_run(output=served), llama)
-    with pytest.raises(CloisterError, match="leave lora.rankStabilized out"):
+    with pytest.raises(CloisterError, match=r"leave lora\.rankStabilized out"):
         check_before_data(a_run(lora={"rankStabilized": True}, output=served), llama)
 
 
