@@ -33,6 +33,7 @@ format: setup ## Format the code and repair what ruff can repair
 generate: setup ## Write the CRD, the reference pages and the chart's copies from the models
 	$(BIN)/python -m cloister_api.generate
 	$(BIN)/python -m cloister_operator.settings_page
+	$(BIN)/python -m cloister_trainer.models_page
 	$(BIN)/python scripts/chart_files.py
 
 .PHONY: golden
@@ -128,6 +129,7 @@ typecheck: setup ## mypy --strict
 verify: setup ## Generated files are what the models generate
 	$(BIN)/python -m cloister_api.generate --check
 	$(BIN)/python -m cloister_operator.settings_page --check
+	$(BIN)/python -m cloister_trainer.models_page --check
 	$(BIN)/python scripts/chart_files.py --check
 
 .PHONY: bench

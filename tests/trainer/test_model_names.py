@@ -10,9 +10,10 @@ import torch
 
 from cloister_api.run import RunSettings
 from cloister_api.spec_training import Lora, LoraTargets, TargetPreset
-from cloister_trainer.model.families import FAMILIES, UNSUPPORTED
+from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.model.folder import inspect_model
 from cloister_trainer.model.targets import resolve_targets
+from cloister_trainer.model.unsupported import UNSUPPORTED
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.lora import add_lora, trainable_parameters

@@ -103,11 +103,19 @@ REFUSALS: dict[str, tuple[Break, list[str]]] = {
     "config deeply nested": (lambda f: (f / "config.json").write_text("[" * 100_000), ["is not JSON"]),
     "no model_type": (rewritten(model_type=None), ["has no model_type"]),
     "unknown model_type": (rewritten(model_type="mamba"), ["model_type mamba, which Cloister cannot train", "mixtral"]),
-    "Grok-1": (rewritten(model_type="grok-1"), ["Grok-1 has no native class in transformers"]),
+    "Grok-1": (
+        rewritten(model_type="grok-1"),
+        ["Grok-1 has no native class in transformers", "Use another large mixture of experts: Mixtral 8x22B"],
+    ),
     "Grok-1 by architecture": (
         rewritten(model_type="grok_1", architectures=["Grok1ModelForCausalLM"]),
         ["Grok-1 has no native class"],
     ),
+    "MiniMax with its own code": (
+        rewritten(model_type="minimax_m1", architectures=["MiniMaxM1ForCausalLM"]),
+        ["only with code from its repository", "MiniMax-M1-80k-hf"],
+    ),
+    "Phi-4-multimodal": (rewritten(model_type="phi4mm"), ["vision tower", "Use Phi-4-mini"]),
     "Kimi K2.5": (rewritten(model_type="kimi_k25"), ["Kimi K2.5 with its vision tower"]),
     "vision model": (rewritten(model_type="gemma3"), ["vision tower", "gemma3_text"]),
     "architectures not a list": (rewritten(architectures=True), ["not a list of class names"]),

@@ -9,9 +9,10 @@ from typing import Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.model.families import FAMILIES, SAME_AS, UNSUPPORTED, UNSUPPORTED_ALIASES
+from cloister_trainer.model.families import FAMILIES, SAME_AS
 from cloister_trainer.model.small_files import CONFIG
 from cloister_trainer.model.tensors import TensorInfo
+from cloister_trainer.model.unsupported import UNSUPPORTED
 
 MAX_LAYERS = 1024
 MAX_POSITIONS = 1 << 30
@@ -130,16 +131,16 @@ def quantised(method: str, evidence: str) -> CloisterError:
 
 
 def _check_architecture(config: Mapping[str, Any], model_type: str, uri: str) -> None:
-    alias = UNSUPPORTED_ALIASES.get(model_type.lower(), model_type.lower())
+    known = UNSUPPORTED.get(model_type.lower())
     named = config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise _unsupported(
             f"{uri} has architectures that are not a list of class names. Upload the model's own config.json."
         )
     if any(name.startswith("Grok1") for name in named):
-        alias = "grok-1"
-    if alias in UNSUPPORTED:
-        raise _unsupported(f"{uri} has model_type {model_type}. {UNSUPPORTED[alias]}")
+        known = UNSUPPORTED["grok-1"]
+    if known is not None:
+        raise _unsupported(f"{uri} has model_type {model_type}. {known.sentence}")
     if model_type not in FAMILIES:
         raise _unsupported(
             f"{uri} has model_type {model_type}, which Cloister cannot train. It can train: {', '.join(FAMILIES)}."

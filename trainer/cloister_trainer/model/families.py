@@ -19,7 +19,7 @@ class AttentionKind(StrEnum):
     """How a family's layers attend."""
 
     FULL = "full"
-    SLIDING = "sliding window"
+    SLIDING = "full, or a sliding window where config.json sets one"
     MIXED = "full and sliding window layers"
     LATENT = "multi-head latent attention"
     LIGHTNING = "full and lightning (linear) layers"
@@ -69,7 +69,8 @@ class Family:
     where convert_lora_to_gguf.py knows the architecture and none of its tensors is cut up in a way that it cannot."""
     tested: Literal["tiny", "real"] = "tiny"
     """tiny: a random model of the real architecture; real: published weights."""
-    minimum_hardware: str = "one 24 GiB GPU up to 8 billion parameters"
+    unproven: str = ""
+    """What nobody has tried yet, beyond what is true of all families that are `tested` so."""
 
 
 LLAMA_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -103,6 +104,7 @@ FAMILIES: dict[str, Family] = {
         LLAMA_LICENSES,
         servers=BOTH,
         tested="real",
+        unproven="Of published weights, only those of SmolLM2-135M were trained.",
     ),
     "mistral": Family(
         "Mistral",
@@ -128,7 +130,6 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         renames=SPARSE_BLOCK,
         servers=BOTH,
-        minimum_hardware="8x7B: two 80 GiB GPUs at stage 3",
     ),
     "olmo": Family("OLMo", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "olmo2": Family("OLMo 2", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
@@ -142,9 +143,7 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         servers=(Server.LLAMA_CPP,),
     ),
-    "flex_olmo": Family(
-        "FlexOLMo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",), minimum_hardware="80 GiB"
-    ),
+    "flex_olmo": Family("FlexOlmo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",)),
     "phi": Family(
         "Phi-1, Phi-1.5 and Phi-2",
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),
@@ -157,6 +156,7 @@ FAMILIES: dict[str, Family] = {
         ("self_attn.qkv_proj", "self_attn.o_proj"),
         FUSED_MLP,
         MIT,
+        attention_kind=AttentionKind.SLIDING,
         servers=BOTH,
     ),
     "phimoe": Family(
@@ -168,7 +168,6 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.router",),
         renames=(*SPARSE_BLOCK, (".mlp.gate.", ".mlp.router.")),
         window_in_mask=True,
-        minimum_hardware="two 80 GiB GPUs at stage 3",
         servers=(Server.VLLM,),
     ),
     "qwen2": Family("Qwen2, Qwen2.5, QwQ", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),
@@ -181,7 +180,6 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(),
         routers=("mlp.gate", "mlp.shared_expert_gate"),
         servers=BOTH,
-        minimum_hardware="57B-A14B: two 80 GiB GPUs at stage 3",
     ),
     "qwen3_moe": Family(
         "Qwen3-30B-A3B, Qwen3-235B-A22B",
@@ -191,7 +189,6 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(),
         routers=("mlp.gate",),
         servers=BOTH,
-        minimum_hardware="30B-A3B: one 80 GiB GPU; 235B-A22B: eight 80 GiB GPUs at stage 3",
     ),
     "gemma": Family("Gemma", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, servers=BOTH),
     "gemma2": Family(
@@ -215,7 +212,6 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(),
         routers=("mlp.gate",),
         servers=(Server.VLLM,),
-        minimum_hardware="Air (106B): four 80 GiB GPUs at stage 3; 355B: twelve 80 GiB GPUs at stage 3",
     ),
     "deepseek_v2": Family(
         "DeepSeek-V2, DeepSeek-Coder-V2",
@@ -226,7 +222,6 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         attention_kind=AttentionKind.LATENT,
         servers=(Server.VLLM,),
-        minimum_hardware="Lite (16B): one 80 GiB GPU; 236B: eight 80 GiB GPUs at stage 3",
     ),
     "deepseek_v3": Family(
         "DeepSeek-V3, DeepSeek-R1, Kimi K2 and Moonlight",
@@ -237,7 +232,7 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         attention_kind=AttentionKind.LATENT,
         servers=(Server.VLLM,),
-        minimum_hardware="24 80 GiB GPUs on three nodes at stage 3, from a bf16 conversion",
+        unproven="Of Kimi K2 and Moonlight: a tokenizer.json made from their own tokenizer's file.",
     ),
     "minimax": Family(
         "MiniMax-Text-01, MiniMax-M1",
@@ -249,8 +244,8 @@ FAMILIES: dict[str, Family] = {
         renames=SPARSE_BLOCK,
         attention_kind=AttentionKind.LIGHTNING,
         packing=False,
-        minimum_hardware="16 80 GiB GPUs on two nodes at stage 3",
         eager=True,
+        unproven="Whether one example at a time, with attention scores kept as matrices, is fast enough to be of use.",
     ),
     "minimax_m2": Family(
         "MiniMax-M2",
@@ -260,7 +255,6 @@ FAMILIES: dict[str, Family] = {
         experts=MIXTRAL_EXPERTS,
         routers=("mlp.gate",),
         renames=SPARSE_BLOCK,
-        minimum_hardware="eight 80 GiB GPUs at stage 3, from a bf16 conversion",
         servers=(Server.VLLM,),
     ),
     "gpt_oss": Family(
@@ -273,7 +267,6 @@ FAMILIES: dict[str, Family] = {
         attention_kind=AttentionKind.SINKS,
         packing=False,
         servers=(Server.VLLM,),
-        minimum_hardware="20b: one 80 GiB GPU, from a bf16 conversion",
         eager=True,
     ),
 }
@@ -281,16 +274,3 @@ FAMILIES: dict[str, Family] = {
 
 SAME_AS: dict[str, str] = {"kimi_k2": "deepseek_v3"}
 """Model types whose architecture transformers has under another name only; their checkpoints name the other's class."""
-
-UNSUPPORTED: dict[str, str] = {
-    "grok-1": "Grok-1 has no native class in transformers; its published weights are a JAX checkpoint that runs only "
-    "with code from the repository, which Cloister never executes.",
-    "gemma3": "This is Gemma 3 with its vision tower; Cloister trains text models. Use a text-only checkpoint "
-    '("model_type": "gemma3_text").',
-    "kimi_k25": "This is Kimi K2.5 with its vision tower; Cloister trains text models. Use Kimi K2.",
-    "mistral3": "This is Mistral with its vision tower; Cloister trains text models.",
-    "llama4": "Llama 4 comes with a vision tower; Cloister trains text models.",
-}
-"""Well-known model types that cannot be trained, with the sentence that says why."""
-
-UNSUPPORTED_ALIASES: dict[str, str] = {"grok": "grok-1", "grok1": "grok-1", "grok_1": "grok-1"}
