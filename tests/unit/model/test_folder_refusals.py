@@ -140,7 +140,7 @@ REFUSALS: dict[str, tuple[Break, list[str]]] = {
     "AWQ": (rewritten(quantization_config={"quant_method": "awq"}), ["quantised (awq)"]),
     "bitsandbytes": (
         rewritten(quantization_config={"quant_method": "bitsandbytes"}),
-        ["quantised (bitsandbytes)", "NF4"],
+        ["quantised (bitsandbytes)", "call dequantize()"],
     ),
     "a quantisation nobody knows": (rewritten(quantization_config=[]), ["quantised (an unknown method)"]),
     "FP8 by dtype": (weights(llama_tensors(dtype="F8_E4M3")), ["quantised (fp8)", "with dtype F8_E4M3"]),

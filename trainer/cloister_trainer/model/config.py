@@ -25,8 +25,8 @@ CONVERSIONS: dict[str, str] = {
     "quantization_config=Mxfp4Config(dequantize=True)) and save_pretrained, and use the bf16 copy.",
     "gptq": "Use the original bf16 model that it was made from.",
     "awq": "Use the original bf16 model that it was made from.",
-    "bitsandbytes": "Use the original bf16 model (lora.quantization NF4 quantises it while loading), or load this one, "
-    "call dequantize() and save_pretrained.",
+    "bitsandbytes": "Use the original bf16 model that it was made from, or load this one, call dequantize() and "
+    "save_pretrained.",
 }
 """What to do about a quantised checkpoint, by quant_method."""
 OTHER_CONVERSION = "Use the bf16 model that it was made from."
