@@ -21,8 +21,14 @@ from support.tiny_run import TinyRun, make_run
 
 STEPS = 12
 BATCHES: dict[str, Any] = {"steps": STEPS, "train": 23}
-BATCH_SIZE = 7
-"""The fourth batch of an epoch holds two examples, so that three ranks are short of work."""
+TRAINING: dict[str, Any] = {
+    "globalBatchSize": 7,
+    "maxGradNorm": 0.25,
+    "weightDecay": 0.1,
+    "warmupRatio": 0.25,
+    "optimizer": {"beta1": 0.8, "beta2": 0.99},
+}
+"""The fourth batch of an epoch holds two examples, so that three ranks are short of work. Some steps are clipped."""
 
 # Two runs may differ by twice what each may differ from the truth.
 CURVE_FP32 = 1e-5 / 2
@@ -70,7 +76,7 @@ class Truth:
         lora: dict[str, Any] = {"rank": 4, "alpha": 8}
         if start is not None:
             lora["initFrom"] = {"uri": start.as_uri()}
-        training = {"precision": precision, "globalBatchSize": BATCH_SIZE}
+        training = {**TRAINING, "precision": precision}
         return make_run(root, inputs=self.inputs, lora=lora, training=training, **BATCHES, **settings)
 
 
@@ -121,6 +127,8 @@ def test_in_fp32_gradients_curve_and_adapter_are_the_plain_ones(
             assert relative_difference(torch.from_numpy(gradient), expected[name]) <= GRADIENT, (step.step, name)
     assert max(curve_differences(tiny, trained)) <= CURVE_FP32
     assert adapter_difference(tiny, trained) <= ADAPTER_FP32
+    norms = [row["gradNorm"] for row in tiny.metrics()]
+    assert min(norms) < TRAINING["maxGradNorm"] < max(norms)
 
 
 @pytest.mark.parametrize(("stage", "ranks", "packing"), layouts("BF16"))
