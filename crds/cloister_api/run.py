@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cloister_api.base import ApiEnum, ApiModel
+from cloister_api.base import ApiEnum, ApiModel, Duration
 from cloister_api.job import MUTABLE_FIELDS, FineTuneJobSpec
 from cloister_api.layout import OutputLayout, RunLayout, join
 
@@ -54,6 +54,8 @@ class RunSettings(ApiModel):
     """host:port of the operator's control listener. Absent: no egress proof (local runs)."""
     canary_address: str | None = None
     """host:port that no policy allows."""
+    control_patience: Duration = "5m"
+    """How long control is tried, for example while the operator is started again."""
     require_enforced_egress: bool = True
     """Fail when the canary answers or control does not."""
     images: dict[str, str] = {}

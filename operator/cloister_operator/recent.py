@@ -65,6 +65,12 @@ class _Log:
     again_at: float
     complete: bool
     """It was read after the run had ended."""
+    away: bool = False
+    """The last try failed."""
+
+    def due(self, now: float, *, over: bool) -> bool:
+        """Whether it is to be read again; at once where Ray's run is over, for its last words."""
+        return now >= self.again_at or (over and not self.away)
 
 
 class RecentLogs:
@@ -95,7 +101,7 @@ class RecentLogs:
             if own:
                 pod = max(own, key=reading.created)
                 known = read.get(reading.uid(pod))
-                if known is None or (not known.complete and (ended or over or self._seconds() >= known.again_at)):
+                if known is None or (not known.complete and (ended or known.due(self._seconds(), over=over))):
                     known = await self._newest(key, pod, known, ended=ended)
                 newest[reading.uid(pod)] = known
         self._read[key] = newest
@@ -108,7 +114,7 @@ class RecentLogs:
             text = await self._cluster.log(key[0], reading.name(pod), SUBMITTER_CONTAINER) or before
         except ClusterError as error:
             log.warning("the log of pod %s cannot be read: %s", reading.name(pod), error, extra=about_job(key))
-            return _Log(before, now + AWAY_SECONDS, complete=ended)
+            return _Log(before, now + AWAY_SECONDS, complete=ended, away=True)
         return _Log(text, now + PROGRESS_SECONDS - 1, complete=ended)
 
 

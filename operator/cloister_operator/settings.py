@@ -159,6 +159,8 @@ class Patience(ApiModel):
     """For an image, a Secret, a claim or the admission of a pod."""
     job_status: Duration = "10m"
     """For a word of Ray, once its head is ready."""
+    control: Duration = "5m"
+    """For the operator's control port, which every process of a job dials before it reads data."""
 
 
 class LabelSettings(ApiModel):

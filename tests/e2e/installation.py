@@ -157,7 +157,7 @@ class Installation:
                     "default": {"resources": _resources("2Gi", "6Gi"), "sharedMemory": "1Gi"},
                     UNCONFINED: {"resources": _resources("2Gi", "6Gi"), "annotations": UNCONFINED_POD},
                 },
-                "patience": {"pods": "1m"},
+                "patience": {"pods": "1m", "control": "1m"},
                 "resources": {
                     "prepare": _resources("1Gi", "6Gi"),
                     "head": _resources("1Gi", "4Gi"),

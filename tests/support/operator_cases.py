@@ -74,6 +74,23 @@ def crashing(reason: str, exit_code: int) -> list[dict[str, Any]]:
     return [{"name": "ray-worker", "ready": False, "state": {"running": {}}, "lastState": ended, "restartCount": 2}]
 
 
+def crashing_worker(reason: str, exit_code: int, *, head: str = "Running") -> Callable[[World], Any]:
+    """Beside a head that is ready, or has no place yet."""
+
+    def play(world: World) -> None:
+        world.prepared()
+        cluster = world.cluster()
+        ready = [{"type": "Ready", "status": "True" if head == "Running" else "False"}]
+        world.pod(cluster, "head", phase=head, conditions=ready)
+        world.pod(cluster, "worker", phase="Running", containerStatuses=crashing(reason, exit_code))
+        world.ray("", "Initializing")
+        world.settle()
+        world.pass_time(minutes=1)
+        world.settle()
+
+    return play
+
+
 def stuck(minutes: int, role: str = "prepare", **pod: Any) -> Callable[[World], Any]:
     """A pod of prepare, or of the Ray cluster, that does not start for so long."""
 
@@ -296,18 +313,19 @@ CASES = [
     Case("no image on the head", stuck(10, "head", state=waiting("ErrImagePull")), "Failed", "ImagePullFailed"),
     Case(
         "a worker that never starts",
-        stuck(1, "worker", containerStatuses=crashing("Error", 1)),
+        crashing_worker("Error", 1),
         "Queued",
         "Internal",
         "-c ray-worker --previous`",
     ),
     Case(
         "a worker without memory",
-        stuck(1, "worker", containerStatuses=crashing("OOMKilled", 137)),
+        crashing_worker("OOMKilled", 137),
         "Queued",
         "OutOfMemory",
         "whenever it starts",
     ),
+    Case("workers without a head", crashing_worker("Error", 1, head="Pending"), "Queued", "Starting"),
     Case("prepare out of memory", out_of_memory, "Preparing", "OutOfMemory", "It is tried again by itself."),
     Case("quota refuses", forbidden(1), "Preparing", "PodsForbidden", "exceeded quota: small"),
     Case("quota refuses for 10 minutes", forbidden(10), "Failed", "PodsForbidden", "exceeded quota: small"),

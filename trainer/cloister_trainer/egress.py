@@ -18,16 +18,16 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.spec_cluster import Egress
+from cloister_api.units import parse_duration
 
 DIAL_TIMEOUT_S = 3.0
-CONTROL_PATIENCE_S = 60.0
 RETRY_INTERVAL_S = 5.0
 
 
 def prove_egress(
     run: Run,
     *,
-    patience_s: float = CONTROL_PATIENCE_S,
+    patience_s: float | None = None,
     interval_s: float = RETRY_INTERVAL_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
@@ -35,10 +35,12 @@ def prove_egress(
 
     Returns `{processes, controlAnswered, canaryRefused, time}`; empty with network.egress Open, and where the
     administrator's requireEnforcedEgress is off and there is no address to dial. Raises CloisterError, unless it is
-    off: EgressNotEnforced when the canary answers, EgressUnproven when control stays silent for `patience_s` seconds
-    or an address is missing.
+    off: EgressNotEnforced when the canary answers, EgressUnproven when control stays silent for the
+    administrator's patience or an address is missing.
     """
     settings = run.settings
+    if patience_s is None:
+        patience_s = parse_duration(settings.control_patience)
     control, canary = settings.control_address, settings.canary_address
     if run.spec.network.egress is Egress.OPEN:
         return {}

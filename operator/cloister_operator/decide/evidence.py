@@ -10,6 +10,7 @@ from typing import Any
 from cloister_api.exit_codes import ExitCode, exit_code_for
 from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_api.termination import Outcome
+from cloister_operator.names import Role
 from cloister_operator.observe.facts import Container, Notice, Pod, RayRun, StepJob
 
 IMAGE_REASONS = frozenset(
@@ -90,9 +91,12 @@ def _by_exit_code(container: Container) -> FailureReason:
 
 
 def obstacle(pods: Sequence[Pod], notices: Sequence[Notice]) -> Obstacle | None:
-    """Why not all of these pods run, the gravest first."""
+    """Why not all of these pods run, the gravest first. Workers end again and again until they have a head."""
     live = [pod for pod in pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
     found = [found for pod in live for found in _pod_obstacles(pod)]
+    has_head = any(pod.role is Role.HEAD and pod.ready for pod in live)
+    judged = [pod for pod in live if has_head or pod.role is not Role.WORKER]
+    found += [_crashing(pod, each) for pod in judged for each in pod.containers if _crashes(each)]
     for kind in (FailureReason, ConditionReason):
         if graver := next((one for one in found if isinstance(one.reason, kind)), None):
             return graver
@@ -123,8 +127,6 @@ def _pod_obstacles(pod: Pod) -> Iterable[Obstacle]:
             yield Obstacle(FailureReason.IMAGE_PULL_FAILED, message)
         elif container.waiting in BROKEN_REASONS:
             yield _broken(pod, words)
-        elif container.restarts >= CRASHES and not container.ready and container.exit_code:
-            yield _crashing(pod, container)
     for notice in pod.notices:
         if notice.reason == "FailedMount" and pod.phase == "Pending" and _SECRET.search(notice.message):
             yield _broken(pod, notice.message)
@@ -135,6 +137,10 @@ def _broken(pod: Pod, words: str) -> Obstacle:
         message = f"Pod {pod.name} waits for a Secret or one of its keys: {words}"
         return Obstacle(FailureReason.SECRET_NOT_FOUND, message)
     return Obstacle(FailureReason.INTERNAL, f"Pod {pod.name} cannot start: {words}")
+
+
+def _crashes(container: Container) -> bool:
+    return container.restarts >= CRASHES and not container.ready and bool(container.exit_code)
 
 
 def _crashing(pod: Pod, container: Container) -> Obstacle:

@@ -30,6 +30,7 @@ def run_settings(settings: Settings) -> RunSettings:
         license_evidence=settings.allowed.license_evidence,
         control_address=network.control_address,
         canary_address=network.canary_address,
+        control_patience=settings.patience.control,
         require_enforced_egress=network.require_enforced_egress,
         images={TRAINER: settings.images.trainer},
         storage=StorageDefaults(
