@@ -84,8 +84,11 @@ def argo_health(job: Object) -> Object:
 
 def flux_health(job: Object) -> str:
     """As Flux evaluates healthCheckExprs: the job's generation first, then inProgress, failed, current."""
-    (kustomization,) = of_kind("Kustomization", "08-flux")
-    (check,) = kustomization.object["spec"]["healthCheckExprs"]
+    ((check,),) = [
+        each.object["spec"]["healthCheckExprs"]
+        for each in of_kind("Kustomization", "08-flux")
+        if "healthChecks" in each.object["spec"]
+    ]
     if job["status"].get("observedGeneration") != job["metadata"]["generation"]:
         return "InProgress"
     environment = cel.NewEnv(variables=dict.fromkeys(job, cel.Type.DYN))
@@ -110,6 +113,15 @@ def test_argo_cd_knows_how_a_job_is(name: str, job: Object) -> None:
 def test_flux_waits_for_the_adapter(name: str, job: Object) -> None:
     if "status" in job:
         assert flux_health(job) == FLUX.get(Phase(job["status"]["phase"]), "InProgress")
+
+
+def test_the_folder_of_jobs_is_waited_for_by_no_kustomization() -> None:
+    """Flux applies no newer file of a folder while it waits for health checks of it."""
+    waiting = {
+        each.object["spec"]["path"]: each.object["spec"].get("wait", False) or "healthChecks" in each.object["spec"]
+        for each in of_kind("Kustomization", "08-flux")
+    }
+    assert waiting == {"./jobs": False, "./gated/contracts-2026-11": True}
 
 
 def test_every_phase_and_every_reason_to_fail_was_seen() -> None:
