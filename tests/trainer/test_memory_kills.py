@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
 from cloister_trainer.train import memory_kills as module
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
@@ -19,3 +21,25 @@ def test_the_counter_is_read(text: str | None, count: int, tmp_path: Path, monke
         counter.write_text(text)
     monkeypatch.setattr(module, "COUNTERS", (counter,))
     assert module.memory_kills() == count
+
+
+LOST = CloisterError(FailureReason.WORKERS_LOST, "Another worker's process ended.", step=7)
+
+
+def test_each_kill_explains_one_failure() -> None:
+    counters = {"10.0.0.1": 0, "10.0.0.2": 0}
+    kills = module.MemoryKills("10.0.0.1", lambda: dict(counters))
+    assert kills.explain(LOST) is LOST
+    counters["10.0.0.2"] = 1
+    explained = kills.explain(LOST)
+    assert (explained.reason, explained.node, explained.step) == (FailureReason.OUT_OF_MEMORY, "10.0.0.2", 7)
+    assert "pods.worker.resources.limits" in explained.message
+    assert kills.explain(LOST) is LOST
+
+
+def test_a_kill_beside_another_failure_is_not_told_later() -> None:
+    counters = {"10.0.0.2": 3}
+    kills = module.MemoryKills("10.0.0.1", lambda: dict(counters))
+    silent = CloisterError(FailureReason.NO_PROGRESS, "A worker has been silent.")
+    assert kills.explain(silent) is silent
+    assert kills.explain(LOST) is LOST

@@ -25,7 +25,7 @@ from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage
 from cloister_trainer.train.checkpoint import newest_step
 from cloister_trainer.train.failures import worst
-from cloister_trainer.train.launch import Start, WorkerGroup, ray_cluster
+from cloister_trainer.train.launch import Start, WorkerGroup, own_address, ray_cluster
 from cloister_trainer.train.memory_kills import MemoryKills
 from cloister_trainer.train.messages import Ended, Message, Phase, Request
 from cloister_trainer.train.patience import Patience
@@ -153,7 +153,7 @@ class Driver:
     def _start_until_finished(self) -> None:
         gpus = self._run.spec.distribution.gpus_per_worker > 0
         with ray_cluster(self._ranks, gpus), self._display:
-            self._memory_kills = MemoryKills()
+            self._memory_kills = MemoryKills(own_address())
             self._interruption.install()
             fruitless = 0
             for ordinal in itertools.count(1):

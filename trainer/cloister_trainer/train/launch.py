@@ -93,6 +93,11 @@ def ray_cluster(ranks: int, gpus: bool) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def own_address() -> str:
+    """This process's node, by the address that Ray has for it."""
+    return str(ray.util.get_node_ip_address())
+
+
 @contextmanager
 def _home_without_a_cloud(folder: Path) -> Iterator[None]:
     """HOME is `folder` for what Ray starts meanwhile; ranks get the user's back (`_set_master`).

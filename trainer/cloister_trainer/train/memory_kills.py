@@ -6,6 +6,7 @@ this counter tells a rank that was killed for memory from one that was killed fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_trainer.train.failures import CONSEQUENCES
 
-ANSWER_S = 20.0
+ANSWER_S = 15.0
 COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 """Of cgroup v2 and of v1, as a container sees its own; both have a line `oom_kill <count>`."""
 
@@ -35,15 +36,37 @@ def memory_kills() -> int:
     return 0
 
 
-class MemoryKills:
-    """The counters of all nodes of the Ray cluster, so that each kill explains one failure. Made when Ray runs."""
+def count_everywhere() -> dict[str, int]:
+    """The counters of all nodes of the Ray cluster that answer, by address."""
+    asked = {}
+    for node in (each for each in ray.nodes() if each["Alive"]):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(memory_kills)
+        asked[task.remote()] = node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    counted = {}
+    for answer in answered:
+        with suppress(ray.exceptions.RayError):  # the node goes away, too
+            counted[asked[answer]] = ray.get(answer)
+    return counted
 
-    def __init__(self) -> None:
-        self._known = {ray.util.get_node_ip_address(): memory_kills()}
+
+class MemoryKills:
+    """What the counters were when a failure was last looked at, so that each kill explains one failure.
+
+    Containers of workers begin with the driver, at 0; the driver's own, which may be a whole machine, does not.
+    """
+
+    def __init__(self, own_address: str, count: Callable[[], dict[str, int]] = count_everywhere) -> None:
+        self._known = {own_address: memory_kills()}
+        self._count = count
 
     def explain(self, failure: CloisterError) -> CloisterError:
         """The failure, or what caused it when processes were killed for memory since the last call."""
-        if failure.reason not in CONSEQUENCES or not (nodes := self._new()):
+        counted = self._count()
+        nodes = [node for node, count in counted.items() if count > self._known.get(node, 0)]
+        self._known.update(counted)
+        if failure.reason not in CONSEQUENCES or not nodes:
             return failure
         return CloisterError(
             FailureReason.OUT_OF_MEMORY,
@@ -52,15 +75,3 @@ class MemoryKills:
             step=failure.step,
             node=nodes[0],
         )
-
-    def _new(self) -> list[str]:
-        """Addresses of the nodes with kills since the last call."""
-        counted: dict[str, int] = {}
-        for node in (each for each in ray.nodes() if each["Alive"]):
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(memory_kills).remote()
-            with suppress(ray.exceptions.RayError):  # the node goes away, too
-                counted[node["NodeManagerAddress"]] = ray.get(asked, timeout=ANSWER_S)
-        found = [node for node, count in counted.items() if count > self._known.get(node, 0)]
-        self._known.update(counted)
-        return found
