@@ -216,7 +216,7 @@ _CONDITION_MEANINGS: dict[ConditionReason, str] = {
     _C.STARTING: "The pods exist and are getting their images and volumes.",
     _C.TRAINING: "Steps are being made.",
     _C.BACKING_OFF: "The next attempt starts after a pause.",
-    _C.EVICTED: "Kueue or the scheduler took the pods' place; the run goes on when there is room again.",
+    _C.EVICTED: "Kueue took the quota back; the run goes on when there is quota again.",
     _C.SUSPENDED: "The job is suspended until spec.suspend is set back to false.",
     _C.HELD: "The plan is ready, and the job waits until spec.hold is removed.",
     _C.RESUMED: "The run goes on from an earlier checkpoint.",
