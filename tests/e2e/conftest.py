@@ -58,13 +58,16 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def installation(node: Node) -> Iterator[Installation]:
-    """The chart, installed on the node with the images that `make images` built, and inputs of jobs in its store."""
-    for name in ("operator", "store", "trainer"):
+def installation(cluster: Cluster) -> Iterator[Installation]:
+    """The chart, installed with the images that `make images` built, and inputs of jobs in its store.
+
+    Another cluster than the node has the images loaded already, by the names that the archives carry.
+    """
+    for name in ("operator", "store", "trainer") if isinstance(cluster, Node) else ():
         archive = IMAGES / f"{name}.tar"
         assert archive.is_file(), f"{archive} is missing: run `make images`"
-        node.import_image(archive)
-    installed = Installation(node, TENANTS)
+        cluster.import_image(archive)
+    installed = Installation(cluster, TENANTS)
     installed.install()
     installed.upload_tiny()
     yield installed

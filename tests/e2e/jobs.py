@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloister_api.yaml_tree import read_documents
-from cluster.control_plane.access import Cluster, wait_until
+from cluster.control_plane.access import Cluster, KubectlError, wait_until
 from cluster.jobs import jobs_path
 from e2e.installation import EXAMPLE, NAMESPACE, SLOW_ROWS, TINY_ROWS, tiny_uri
 from support.api_jobs import job_with
@@ -153,13 +153,20 @@ class FineTune:
 
     def told(self) -> str:
         """Everything that may explain why it did not come through."""
-        place = self.namespace
-        parts = [
-            json.dumps(self.status, indent=1),
-            self.cluster.kubectl("get", "events", "--sort-by=.lastTimestamp", namespace=place),
-            self.cluster.kubectl("get", "pods", "--output=wide", namespace=place),
-            self.cluster.kubectl("logs", "deployment/cloister-operator", "--tail=60", namespace=NAMESPACE),
+        commands = [
+            (self.namespace, "get", "events", "--sort-by=.lastTimestamp"),
+            (self.namespace, "get", "pods", "--output=wide"),
+            (NAMESPACE, "logs", "deployment/cloister-operator", "--tail=60"),
+            *(
+                (self.namespace, "logs", pod["metadata"]["name"], "--tail=30")
+                for role in ("prepare", "submitter", "publish")
+                for pod in self.pods(role)
+            ),
         ]
-        for pod in (each for role in ("prepare", "submitter", "publish") for each in self.pods(role)):
-            parts.append(self.cluster.kubectl("logs", pod["metadata"]["name"], "--tail=30", namespace=place))
+        parts = [json.dumps(self.status, indent=1)]
+        for namespace, *words in commands:
+            try:
+                parts.append(self.cluster.kubectl(*words, namespace=namespace))
+            except KubectlError as error:  # a pod that never started has no log
+                parts.append(str(error))
         return "\n".join(parts)

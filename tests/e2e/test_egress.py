@@ -34,7 +34,7 @@ def test_without_the_operators_port_nothing_is_proven(node: Node, installation: 
     policy = ["networkpolicy", f"{RELEASE}-operator"]
     node.kubectl("patch", *policy, "--type=json", "--patch", json.dumps(CLOSED), namespace=NAMESPACE)
     try:
-        job = FineTune.apply(node, tiny_job(installation.tenants[0], "no-control"))
+        job = FineTune.apply(node, tiny_job(installation.tenants[0], "no-control", {"spec.backoffLimit": 0}))
         wait_until(lambda: job.phase in FINAL, "the job's end", UNPROVEN_LIMIT_S)
     finally:
         node.kubectl("delete", *policy, namespace=NAMESPACE)

@@ -27,34 +27,30 @@ CANARY_PORT = 8445
 class Run:
     """The quickstart's job on the cluster, after its end."""
 
-    node: Node
     installation: Installation
     job: FineTune
     columns: list[list[str]]
     """What `kubectl get ftj -w` printed: phase, reason, progress, … of each line."""
-    guarded_packets: int
-    """What pods sent towards the world beyond this machine meanwhile; the node drops it."""
 
 
 @pytest.fixture(scope="module")
-def run(node: Node, installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The quickstart's job, applied by kubectl and followed by kubectl until it is Complete."""
     installation.upload_quickstart()
-    tenant, guarded = installation.tenants[0], node.guarded_packets()
+    cluster, tenant = installation.cluster, installation.tenants[0]
     watched = tmp_path_factory.mktemp("job") / "watched.txt"
-    command = [program("kubectl"), "--kubeconfig", node.kubeconfig, "get", "ftj", "--namespace", tenant, "--watch"]
+    command = [program("kubectl"), "--kubeconfig", cluster.kubeconfig, "get", "ftj", "--namespace", tenant, "--watch"]
     with (
         watched.open("w") as output,
-        subprocess.Popen([*map(str, command), "--no-headers"], stdout=output, env=node.environment()) as watch,
+        subprocess.Popen([*map(str, command), "--no-headers"], stdout=output, env=cluster.environment()) as watch,
     ):
-        job = FineTune.apply(node, quickstart_job(tenant, f"s3://adapters/{tenant}/{NAME}"))
+        job = FineTune.apply(cluster, quickstart_job(tenant, f"s3://adapters/{tenant}/{NAME}"))
         try:
             job.wait_for("Complete")
         finally:
             watch.terminate()
     lines = [line.split() for line in watched.read_text().splitlines()]
-    columns = [line for line in lines if line[0] == NAME]
-    return Run(node, installation, job, columns, node.guarded_packets() - guarded)
+    return Run(installation, job, [line for line in lines if line[0] == NAME])
 
 
 def test_it_goes_through_all_phases_and_kubectl_shows_how_far_it_is(run: Run) -> None:
@@ -74,13 +70,15 @@ def test_it_goes_through_all_phases_and_kubectl_shows_how_far_it_is(run: Run) ->
     assert len({line[2] for line in training}) >= 3, "the ETA moves"
 
 
-def test_restricted_egress_is_proven_and_nothing_else_flowed(run: Run) -> None:
+def test_restricted_egress_is_proven(run: Run) -> None:
     assert run.job.condition("EgressRestricted") == ("True", "Enforced")
-    mine = [each for each in run.node.policies.refusals() if each.source.startswith(f"{run.job.namespace}/{NAME}-")]
+
+
+def test_nothing_else_was_tried_and_nothing_left_the_machine(run: Run, node: Node) -> None:
+    mine = [each for each in node.policies.refusals() if each.source.startswith(f"{run.job.namespace}/{NAME}-")]
     assert mine, "every process tries the canary"
     assert {(each.target, each.port) for each in mine if each.port != CANARY_PORT} == set()
     assert not any(each.would_leave for each in mine)
-    assert run.guarded_packets == 0
 
 
 def test_pods_are_restricted_and_have_no_token(run: Run) -> None:
@@ -122,7 +120,8 @@ def test_the_published_folder_is_verified_with_its_proof_of_egress(run: Run, ada
     assert verified.returncode == 0, verified.stderr
     assert "control answered, canary refused" in verified.stdout
     weights = adapter / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert verify(adapter).returncode == 1
 
 

@@ -45,6 +45,8 @@ def test_it_waits_for_a_store_that_is_away(run: FineTune) -> None:
     scale = ("scale", "statefulset/cloister-store", "--replicas")
     run.cluster.kubectl(*scale, "0", namespace=NAMESPACE)
     try:
+        pod = ("wait", "--for=delete", "pod/cloister-store-0", "--timeout=120s")
+        run.cluster.kubectl(*pod, namespace=NAMESPACE)
         time.sleep(STORE_AWAY_S)
     finally:
         run.cluster.kubectl(*scale, "1", namespace=NAMESPACE)

@@ -65,15 +65,19 @@ def jobs(installation: Installation) -> Iterator[dict[str, FineTune]]:
         return FineTune.apply(cluster, tiny_job(spaces[CASES[name].where], name, CASES[name].changes))
 
     applied = {name: apply(name) for name in CASES if name != "no-image"}
-    installation.upgrade("images.trainer.tag=absent", hooks=False)
-    applied["no-image"] = apply("no-image")
-    wait_until(lambda: applied["no-image"].status.get("images"), "the operator to take the job", 60.0)
-    installation.upgrade()
-    yield applied
-    for job in applied.values():
-        job.delete()
-    cluster.api.delete(f"{quotas}/nothing")
-    cluster.delete_namespace(spaces["stranger"])
+    try:
+        installation.upgrade("images.trainer.tag=absent", hooks=False)
+        try:
+            applied["no-image"] = apply("no-image")
+            wait_until(lambda: applied["no-image"].status.get("images"), "the operator to take the job", 60.0)
+        finally:
+            installation.upgrade()
+        yield applied
+    finally:
+        for job in applied.values():
+            job.delete()
+        cluster.api.delete(f"{quotas}/nothing")
+        cluster.delete_namespace(spaces["stranger"])
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -14,13 +14,14 @@ from botocore.exceptions import ClientError
 from cluster.control_plane.access import Cluster, KubectlError, wait_until
 from cluster.control_plane.binaries import program
 from cluster.jobs import jobs_path
+from e2e.cluster.node import Node
 from e2e.installation import Installation
 from e2e.jobs import FINAL, FineTune, long_job, tiny_job
 from e2e.pods import create_pod, reaches, ready_address
 from support.seaweedfs import free_ports
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
-GCS, DASHBOARD = 6379, 8265
+DASHBOARD, AGENT = 8265, 52365
 ENDLESS = 1_000_000
 
 
@@ -65,16 +66,17 @@ def test_an_account_of_one_namespace_does_not_read_the_others_jobs(
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["any-pod", "pod-of-another-job"])
-def test_pods_are_out_of_reach(run: FineTune, installation: Installation, labelled: bool) -> None:
-    cluster, ours = run.cluster, installation.tenants[1]
+def test_pods_are_out_of_reach(run: FineTune, installation: Installation, node: Node, labelled: bool) -> None:
+    ours = installation.tenants[1]
     name = f"neighbour-{labelled}".lower()
-    create_pod(cluster, ours, name, labels={"cloister.dev/job": "other"} if labelled else {})
-    ready_address(cluster, ours, name)
-    head, workers = addresses(run, "head"), addresses(run, "worker")
-    assert len(head) == 1 and len(workers) == 2
-    for address, port in [(head[0], GCS), (head[0], DASHBOARD), *((each, GCS) for each in workers)]:
-        assert not reaches(cluster, ours, name, address, port), f"{address}:{port}"
-    cluster.kubectl("delete", "pod", name, "--wait=false", namespace=ours)
+    create_pod(node, ours, name, labels={"cloister.dev/job": "other"} if labelled else {})
+    ready_address(node, ours, name)
+    targets = [(addresses(run, "head")[0], DASHBOARD), *((each, AGENT) for each in addresses(run, "worker"))]
+    assert len(targets) == 3
+    assert [reaches(node, ours, name, *target) for target in targets] == [False] * 3
+    with node.policies.switched_off():
+        assert [reaches(node, ours, name, *target) for target in targets] == [True] * 3, "somebody listens there"
+    node.kubectl("delete", "pod", name, "--wait=false", namespace=ours)
 
 
 def test_rays_dashboard_refuses_a_caller_without_the_token(run: FineTune) -> None:
