@@ -89,6 +89,7 @@ LABEL_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 MODULE_PATTERN = r"^[A-Za-z0-9_.*]+$"
 DURATION_PATTERN = r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
+URL_PATTERN = r"^https?://[^/\x00-\x20\x7f][^\x00-\x20\x7f]*$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 EXPECTED = {
@@ -99,6 +100,7 @@ EXPECTED = {
     LABEL_VALUE_PATTERN: "the value of a Kubernetes label (letters, digits, -, _ and .)",
     MODULE_PATTERN: "a module's name (letters, digits, _, . and *)",
     DURATION_PATTERN: "a length of time such as 90s, 10m or 1h30m",
+    URL_PATTERN: "https://host:port or http://host:port",
     QUANTITY_PATTERN: "a quantity such as 80Gi or 500m",
 }
 """What each pattern asks for, in words for a person."""
@@ -107,6 +109,9 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 """The name of a Kubernetes object (RFC 1123 subdomain)."""
 
 ShortText = Annotated[str, Field(max_length=256)]
+
+Url = Annotated[str, Field(max_length=256, pattern=URL_PATTERN)]
+"""Where an HTTP server listens."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 """A TCP or UDP port."""

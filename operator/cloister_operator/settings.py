@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloister_api.base import ApiModel, Duration, Name, Port, Quantity, ShortText
+from cloister_api.base import ApiModel, Duration, Name, Port, Quantity, ShortText, Url
 from cloister_api.run import LicenseEvidence
 from cloister_api.spec_cluster import Egress, LabelValue, ResourceList, Resources, Toleration
 from cloister_api.status import Count
@@ -94,7 +94,7 @@ class Peer(ApiModel):
 class StorageSettings(ApiModel):
     """The object store."""
 
-    endpoint: ShortText | None = None
+    endpoint: Url | None = None
     """URL of the S3 endpoint. Absent: AWS's own."""
     region: ShortText | None = None
     """Region. Absent: us-east-1."""

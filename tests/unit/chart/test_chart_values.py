@@ -40,6 +40,7 @@ def test_lint_finds_nothing(case: object) -> None:
         ("settings.limits.workers=many", "at '/settings/limits/workers': got string, want integer"),
         ("settings.network.dns[0].port=53", "at '/settings/network/dns/0': additional properties 'port' not allowed"),
         ("settings.allowed.egress={Closed}", "at '/settings/allowed/egress/0': value must be one of"),
+        ("settings.storage.endpoint=s3.internal:9000", "at '/settings/storage/endpoint': 's3.internal:9000' does not"),
         ("store.buckets={My_Models}", "at '/store/buckets/0': 'My_Models' does not match pattern"),
         ("store.tenants[0].read={models}", "at '/store/tenants/0': missing property 'namespace'"),
         (

@@ -54,6 +54,13 @@ def test_what_a_schema_cannot_say_is_checked_too(old: str, new: str, sentence: s
     assert sentence in str(refused.value)
 
 
+@pytest.mark.parametrize("endpoint", ["store.storage.svc:8333", "s3://models", "https://", "http:///path", '""'])
+def test_an_endpoint_is_a_url(endpoint: str) -> None:
+    text = SETTINGS_YAML.replace("http://store.storage.svc:8333", endpoint)
+    with pytest.raises(SettingsError, match=r"storage\.endpoint: expected https://host:port"):
+        parse_settings(text, "settings.yaml")
+
+
 def test_the_environment_names_the_file_and_the_namespace(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(SETTINGS_YAML)
