@@ -134,6 +134,7 @@ def test_the_alert_of_an_operator_that_is_down_counts_them_all(namespaces: list[
     found = objects(render("--set", MONITORED, "--set-json", f"operator.namespaces={json.dumps(namespaces)}"))
     own = '{namespace="cloister-system",pod=~"cloister-operator-.*"}'
     assert rules(found)["CloisterOperatorDown"] == f"(count(cloister_queue_depth{own}) or vector(0)) < {operators}"
+    assert f"cloister_queue_depth{own} offset 15m" in rules(found)["CloisterJobFailed"]
     for each in [each for each in found if each["kind"] == "Deployment"]:
         assert re.fullmatch("cloister-operator-.*", f"{each['metadata']['name']}-5d8f-x")
 
