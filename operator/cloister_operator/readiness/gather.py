@@ -22,6 +22,9 @@ WAITING_IN_VAIN = frozenset(
 )
 DONE = ("Complete", "Failed")
 QUEUED = (Obstacle.QUEUED, "Kueue did not admit its Job in time")
+SCHEDULING_GATED = "SchedulingGated"
+"""A pod's scheduling gates are closed: Kueue holds pods so that it queues by themselves."""
+GATED = (Obstacle.QUEUED, "Kueue, or what else set the pod's scheduling gates, did not admit its pod in time")
 
 Say = Callable[[str], None]
 
@@ -62,7 +65,7 @@ async def look_around(cluster: Cluster, plan: Plan) -> Facts:
 async def run_inputs(cluster: Cluster, plan: Plan, deadline: float) -> InputsFound:
     """Run the Job that writes the inputs, until it ended, its pod does not start, or the loop's clock says `deadline`.
 
-    What waits for its queue has no pod and needs no patience.
+    What waits for its queue, without a pod or with one that is gated, needs no patience.
     """
     now = asyncio.get_running_loop().time
     try:
@@ -77,7 +80,7 @@ async def run_inputs(cluster: Cluster, plan: Plan, deadline: float) -> InputsFou
             return ended
         queued = pod is None and reading.part(await cluster.get("Job", namespace, name) or {}, "spec").get("suspend")
         obstacle = QUEUED if queued else _obstacle(pod)
-        if queued or obstacle is None:
+        if obstacle is None or obstacle[0] == Obstacle.QUEUED:
             patience = now() + plan.patience_s
         if now() > min(deadline, patience):
             reason, message = obstacle or _late(pod)
@@ -161,6 +164,8 @@ def _obstacle(pod: Object | None) -> tuple[str, str] | None:
     if pod is None:
         return Obstacle.NO_POD, "no pod was made: a quota or an admission policy may refuse it"
     scheduled = reading.condition(pod, "PodScheduled")
+    if reading.text(scheduled, "reason") == SCHEDULING_GATED:
+        return GATED
     if reading.text(scheduled, "status") == "False":
         return reading.text(scheduled, "reason"), reading.quoted(scheduled, "message")
     for status in reading.parts(pod, "status", "containerStatuses"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -169,6 +170,18 @@ class Pods(Queue):
 
     async def list(self, kind: str, namespace: str | None, **selectors: str) -> Listing:
         return Listing([{"status": self._status}], 1)
+
+
+GATE = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "Scheduling is blocked"}
+
+
+def test_a_pod_that_is_gated_waits_for_its_queue_as_long_as_the_test() -> None:
+    """Kueue does not suspend what it queues by its pods: it closes their scheduling gates."""
+    gated = Pods({"phase": "Pending", "conditions": [GATE]})
+    start = time.monotonic()
+    found = inputs(gated, timeout_s=0.3, patience_s=0.02)
+    assert (found.ended, found.reason) == (False, Obstacle.QUEUED)
+    assert time.monotonic() - start >= 0.3
 
 
 @pytest.mark.parametrize(
