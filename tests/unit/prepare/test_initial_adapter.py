@@ -117,7 +117,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     ),
     "not LoRA": (peft(peft_type="IA3"), {}, ["not the configuration of a LoRA adapter"]),
     "not JSON": ("{", {}, ["not the configuration of a LoRA adapter"]),
+    "QA-LoRA": (peft(use_qalora=True), {"rank": 8, "alpha": 16}, ["describes quantisation-aware groups"]),
     "no rank": (peft(r="8"), {}, ["has no whole number r"]),
+    "an alpha that is no number": (peft(lora_alpha=float("nan")), {"rank": 8}, ["with a number lora_alpha"]),
+    "an infinite alpha": (peft(lora_alpha=float("inf")), {"rank": 8}, ["with a number lora_alpha"]),
+    "a pattern of no number": (
+        peft(alpha_pattern={"down_proj": float("nan")}),
+        {"rank": 8, "alpha": 16},
+        ["alpha_pattern that is not a mapping"],
+    ),
     "a pattern of words": (
         peft(rank_pattern={"down_proj": "4"}),
         {},

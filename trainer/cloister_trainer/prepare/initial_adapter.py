@@ -27,6 +27,7 @@ MORE_THAN_LORA: dict[str, str] = {
     "trainable_token_indices": "trained embeddings",
     "layer_replication": "replicated layers",
     "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "quantisation-aware groups of inputs (QA-LoRA)",
     "use_bdlora": "block-diagonal LoRA",
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
@@ -88,9 +89,14 @@ def _parse(data: bytes, uri: str) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise _invalid(f"{uri} is not the configuration of a LoRA adapter. Name the folder of one that PEFT loads.")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+    if type(rank) is not int or rank < 1 or not _is_number(alpha):
         raise _invalid(f"{uri} has no whole number r with a number lora_alpha. Upload the adapter's own file.")
     return config
+
+
+def _is_number(value: object) -> bool:
+    """Not NaN and not infinite, which Python's JSON has too: no comparison would notice them."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _check_plain(config: Mapping[str, Any], uri: str) -> None:
@@ -109,7 +115,7 @@ def _check_plain(config: Mapping[str, Any], uri: str) -> None:
 def _pattern(config: Mapping[str, Any], field: str, uri: str) -> dict[re.Pattern[str], float]:
     """Values for single weights: PEFT's keys are regular expressions on the end of a name, and the first wins."""
     found = config.get(field) or {}
-    if not isinstance(found, dict) or any(type(value) not in (int, float) or value <= 0 for value in found.values()):
+    if not isinstance(found, dict) or any(not _is_number(value) or value <= 0 for value in found.values()):
         raise _invalid(f"{uri} has {field} that is not a mapping to numbers. Upload the adapter's own file.")
     try:
         return {re.compile(rf"(.*\.)?({key})$"): value for key, value in found.items()}
