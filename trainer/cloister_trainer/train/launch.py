@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
 FOLDER_PREFIX = "cloister-ray-"
 USERS_HOME = "CLOISTER_USERS_HOME"
+UNSET = "-"
+"""In USERS_HOME: the user has no HOME, which is not an empty one."""
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -106,13 +108,12 @@ def _home_without_a_cloud(folder: Path) -> Iterator[None]:
     machine this is, unless it finds this file in its HOME (ray._common.usage.usage_lib.get_cluster_config_to_report).
     """
     (folder / "ray_bootstrap_config.yaml").write_text("{}\n")
-    before = os.environ.get("HOME", "")
-    os.environ.update({"HOME": str(folder), USERS_HOME: before})
+    before = os.environ.get("HOME")
+    os.environ.update({"HOME": str(folder), USERS_HOME: UNSET if before is None else before})
     try:
         yield
     finally:
-        del os.environ[USERS_HOME]
-        os.environ["HOME"] = before
+        _users_home_again()
 
 
 def _remove_left_folders() -> None:
@@ -183,8 +184,15 @@ def _free_address() -> tuple[str, int]:
 
 def _set_master(address: str, port: int) -> None:
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
-    if home := os.environ.pop(USERS_HOME, None):
-        os.environ["HOME"] = home  # where compiled kernels are kept between runs
+    _users_home_again()  # where compiled kernels are kept between runs
+
+
+def _users_home_again() -> None:
+    home = os.environ.pop(USERS_HOME, None)
+    if home == UNSET:
+        os.environ.pop("HOME", None)
+    elif home is not None:
+        os.environ["HOME"] = home
 
 
 @dataclass(frozen=True)
