@@ -21,6 +21,7 @@ from support.pages import blocks, commands
 
 KUEUE = "/apis/kueue.x-k8s.io/v1beta1"
 POLICY = EXAMPLES / "09-admission-policy" / "policy.yaml"
+HELM_TEST = "system:serviceaccount:cloister-system:cloister-readiness"
 STRICT = "dryRun=All&fieldValidation=Strict"
 
 
@@ -211,9 +212,10 @@ def test_who_states_another_s_name_is_told_so(cluster: Cluster, namespace: str) 
         ("r.okafor@example.com", "r.okafor@example.com"),
         ("system:serviceaccount:argocd:argocd-application-controller", "r.okafor@example.com"),
         ("system:serviceaccount:flux-system:kustomize-controller", None),
+        (HELM_TEST, None),
     ],
 )
-def test_who_states_their_own_name_or_applies_for_people_is_let_in(
+def test_who_states_their_own_name_or_applies_for_others_is_let_in(
     cluster: Cluster, namespace: str, user: str, requested_by: str | None
 ) -> None:
     assert refusal(cluster, namespace, user, requested_by) == ""

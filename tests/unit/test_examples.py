@@ -10,7 +10,8 @@ import pytest
 
 from cloister_api.loading import load_job
 from cloister_operator.settings import Settings
-from support.examples import EXAMPLES, Shown, example_settings, jobs, of_kind, shown_jobs
+from support.chart import named, objects, render
+from support.examples import CHART_VALUES, EXAMPLES, Object, Shown, example_settings, jobs, of_kind, shown_jobs
 from support.operator_golden import journey
 from support.operator_world import World
 
@@ -55,6 +56,24 @@ def made(shown: Shown, admin: Settings) -> list[str]:
         world.change("suspend", False)
         found += journey(world)
     return [each["kind"] for each in found]
+
+
+def test_helm_test_passes_the_examples_policy_and_settings() -> None:
+    """Its account is the one that the policy lets through, and its place one that the settings allow."""
+    chart = objects(render("--values", str(CHART_VALUES)))
+    account = named(chart, "ServiceAccount", "cloister-readiness")["metadata"]
+    (policy,) = of_kind("ValidatingAdmissionPolicy", "09-admission-policy")
+    through = [each["expression"] for each in policy.object["spec"]["matchConditions"]]
+    user = f"system:serviceaccount:{account.get('namespace', 'cloister-system')}:{account['name']}"
+    assert f"request.userInfo.username != '{user}'" in through
+    (job,) = [each for each in plans(chart) if each["kind"] == "FineTuneJob"]
+    assert made(Shown("helm test", job), example_settings()) == CHILDREN
+
+
+def plans(chart: list[Object]) -> list[Object]:
+    """What `helm test` makes."""
+    plan = json.loads(named(chart, "ConfigMap", "cloister-readiness")["data"]["plan.json"])
+    return [each for each in plan.values() if isinstance(each, dict) and "kind" in each]
 
 
 def test_every_folder_is_in_the_overview_and_says_what_it_is() -> None:
