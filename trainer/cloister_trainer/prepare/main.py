@@ -13,6 +13,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.reuse import reuse_key
 from cloister_api.run import Run
 from cloister_api.spec_cluster import IfExists
+from cloister_trainer.model.complete import check_complete
 from cloister_trainer.model.folder import InspectedModel, inspect_model
 from cloister_trainer.model.plan import build_train_plan
 from cloister_trainer.model.settings import check_before_data
@@ -98,10 +99,12 @@ def make_plan(run: Run, storage: Storage, reporter: Reporter, workspace: Workspa
 
 
 def inspect(run: Run, storage: Storage, reporter: Reporter, workspace: Workspace) -> InspectedModel:
-    """The model folder, its small files fetched into the run's scratch folder."""
+    """The model folder, whole, its small files fetched into the run's scratch folder."""
     scratch = workspace.run(run.uid) / "model"
     scratch.mkdir(parents=True, exist_ok=True)
-    return inspect_model(storage, run.spec.model.uri, scratch, run.spec.model.license, run.settings, reporter)
+    inspected = inspect_model(storage, run.spec.model.uri, scratch, run.spec.model.license, run.settings, reporter)
+    check_complete(inspected.config, inspected.tensors)
+    return inspected
 
 
 def read_plan(run: Run, storage: Storage) -> PlanFile | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister_api.spec_training import Precision
+from cloister_trainer.model.complete import incomplete
 from cloister_trainer.model.config import native_config, read_config
 from cloister_trainer.train import attention
 from cloister_trainer.train.layout import MicroBatch
@@ -21,13 +22,14 @@ from cloister_trainer.train.randomness import StatelessDropout
 def load_base(folder: Path, precision: Precision, longest: int) -> Any:
     """The causal language model in `folder`, frozen, bf16 or fp32, on the CPU (or as an active zero.Init says).
 
-    `longest` is the length of the longest example in tokens.
+    `longest` is the length of the longest example in tokens. Raises ModelUnsupported where a weight of the model is not
+    in the files or has another shape there: transformers would draw it at random.
     """
     from transformers import AutoModelForCausalLM
 
     attention.register()
     config = native_config(read_config(folder))
-    model = AutoModelForCausalLM.from_pretrained(
+    model, loaded = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=base_type(precision),
@@ -35,7 +37,12 @@ def load_base(folder: Path, precision: Precision, longest: int) -> Any:
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # so that the names are told
+        output_loading_info=True,
     )
+    strange = {name for name, *_ in loaded["mismatched_keys"]}
+    if lacking := sorted({*loaded["missing_keys"], *strange}):
+        raise incomplete(lacking)
     return frozen(model)
 
 
