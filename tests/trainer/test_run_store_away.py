@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,16 +18,20 @@ from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Restarted
 from cloister_api.exit_codes import ExitCode
 from cloister_api.reasons import FailureReason
 from cloister_trainer.storage import Unreachable, open_storage
-from cloister_trainer.train import patience
+from cloister_trainer.train import patience, setup
 from cloister_trainer.train.checkpoint import CheckpointIndex, CheckpointWriter, newest_step
+from cloister_trainer.train.messages import Ended
 from cloister_trainer.train.patience import LONGEST_PAUSE_S, STORE_PATIENCE_S, Patience
 from cloister_trainer.train.state import TrainState
 from support.driver_process import driver_of
 from support.pods import wait_until
 from support.seaweedfs import SeaweedFS
+from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
 STEPS = 40
+DEADLINE_S = 25
+"""More than the longest pause."""
 AWAY = Unreachable("s3://b does not answer.")
 
 
@@ -93,7 +100,23 @@ def test_only_a_store_that_is_away_is_waited_for(clock: Clock) -> None:
     assert clock.pauses == []
 
 
-def test_an_outage_is_a_new_one_only_after_an_advance(clock: Clock) -> None:
+def test_an_answer_ends_an_outage(clock: Clock) -> None:
+    waiting = Patience(clock.pause)
+    for _ in range(2):
+        answers = iter([AWAY, AWAY, "here"])
+
+        def ask(answers: Iterator[Any] = answers) -> Any:
+            answer = next(answers)
+            if isinstance(answer, CloisterError):
+                raise answer
+            return answer
+
+        assert waiting.call(ask) == "here"
+        clock.now += STORE_PATIENCE_S
+    assert clock.pauses == [1, 2, 1, 2]
+
+
+def test_without_an_answer_it_is_the_same_outage(clock: Clock) -> None:
     waiting = Patience(clock.pause)
     waiting.wait(AWAY)
     clock.now += STORE_PATIENCE_S
@@ -105,7 +128,7 @@ def test_an_outage_is_a_new_one_only_after_an_advance(clock: Clock) -> None:
 
 
 def test_the_last_checkpoint_is_written_again_until_the_store_is_back(
-    tmp_path: Path, inputs: Path, store: SeaweedFS
+    tmp_path: Path, inputs: Path, store: SeaweedFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = run_in(tmp_path, inputs)
     storage = open_storage(environ=environment_of(store))
@@ -117,12 +140,74 @@ def test_the_last_checkpoint_is_written_again_until_the_store_is_back(
 
     def come_back(failure: CloisterError, _seconds: float) -> None:
         failures.append(failure.reason)
-        store.come_back()
+        if len(failures) == 1:
+            store.come_back()
 
-    writer.wait(Patience(come_back))
+    waiting = Patience(come_back)
+    writer.wait(waiting)
     writer.close()
     assert failures == [FailureReason.STORAGE_UNAVAILABLE]
     assert newest_step(storage, tiny.run.layout) == 3
+    with monkeypatch.context() as later:
+        later.setattr(patience, "STORE_PATIENCE_S", 0.01)
+        waiting.wait(AWAY)
+
+
+def test_the_other_ranks_beat_whenever_the_first_goes_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire: queue.Queue[Any] = queue.Queue()
+    beats: list[str] = []
+
+    def find(tell: Callable[[], None]) -> str:
+        for _ in range(3):
+            tell()
+        return "found"
+
+    def on(first: bool) -> str:
+        return setup.found_by_first(SimpleNamespace(is_first=first), find, lambda: beats.append("beat"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(setup, "share", wire.put)
+    assert on(True) == "found"
+    monkeypatch.setattr(setup, "share", lambda _: wire.get(timeout=10))
+    assert on(False) == "found"
+    assert len(beats) == 3
+    assert wire.empty()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("when", ["at its start", "at its end"])
+def test_all_ranks_outlast_a_store_that_is_away_for_longer_than_the_deadline(
+    when: str, tmp_path: Path, inputs: Path, store: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment_of(store).items():
+        monkeypatch.setenv(name, value)
+    tiny = run_in(tmp_path, inputs, workers=2, validation=8, progressDeadlineSeconds=DEADLINE_S)
+    over = threading.Event()
+
+    def come_back() -> None:
+        assert not over.wait(DEADLINE_S + 2), "nobody missed the store"
+        store.come_back()
+        over.wait()  # the server ends with the thread that starts it
+
+    back = threading.Thread(target=come_back)
+
+    def go_away() -> None:
+        store.go_away()
+        back.start()
+
+    def at_the_end(message: Any, _act: Callable[[str], None]) -> None:
+        if when == "at its end" and isinstance(message, EvaluationDone) and message.step == 6:
+            go_away()
+
+    if when == "at its start":
+        go_away()
+    try:
+        assert run_ranks(tiny, 2, at_the_end).end() == Ended("finished", 6)
+    finally:
+        over.set()
+        back.join()
+        store.go_away()
+        store.come_back()
 
 
 @pytest.mark.timeout(300)

@@ -250,6 +250,8 @@ class CheckpointWriter:
                 self._under_way = self._again()
             else:
                 self._again = None
+                if patience is not None:
+                    patience.renew()
 
     def close(self) -> None:
         """Let the thread end when what is under way is done; waits for nothing."""

@@ -131,6 +131,8 @@ class Driver:
         self._egress = egress
         self._known_step = 0
         self._patience = Patience(self._wait_for_store)
+        self._patience_with_starts = Patience(self._wait_for_store)
+        """Another: a store that answers the driver may be away for the workers."""
 
     def train(self) -> Checks:
         """Returns when the adapter and checks.json are staged, with what the latter says."""
@@ -174,9 +176,9 @@ class Driver:
                     raise Interrupted(self.kept_step())
                 if self._newest_step() > step_before:
                     fruitless = 0
-                    self._patience.renew()
+                    self._patience_with_starts.renew()
                 elif failure.reason is FailureReason.STORAGE_UNAVAILABLE:
-                    self._patience.wait(failure)
+                    self._patience_with_starts.wait(failure)
                 else:
                     fruitless += 1
                 if fruitless == MAX_FRUITLESS_STARTS:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 class Patience:
     """Pauses of 1, 2, 4, 8 and then 15 s, until the store has been away for STORE_PATIENCE_S.
 
+    An answer ends an outage: the next one has all of that time again.
+
     `pause` is given the failure and the seconds; it may raise to end the waiting.
     """
 
@@ -28,7 +30,7 @@ class Patience:
         self._pauses = 0
 
     def renew(self) -> None:
-        """The run has advanced: the next outage is another one."""
+        """The store has answered: the next outage is another one."""
         self._away_since, self._pauses = None, 0
 
     def wait(self, failure: CloisterError) -> None:
@@ -48,6 +50,9 @@ class Patience:
         """What `ask` returns, asked again while the store is away."""
         while True:
             try:
-                return ask()
+                answer = ask()
             except CloisterError as failure:
                 self.wait(failure)
+            else:
+                self.renew()
+                return answer

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -122,6 +122,27 @@ def prove_egress_of_all(context: WorkerContext) -> dict[str, Any]:
     proofs: list[dict[str, Any]] = [{} for _ in range(context.world_size)]
     dist.all_gather_object(proofs, prove_egress(context.run))
     return merge_proofs([context.driver_egress, *proofs])
+
+
+def found_by_first(context: WorkerContext, find: Callable[[Callable[[], None]], T], beat: Callable[[], None]) -> T:
+    """What rank 0 finds, on every rank. A collective.
+
+    `find` calls what it is given whenever it goes on waiting: the other ranks, which wait for rank 0, beat then. So
+    neither their watchdogs nor the collective's timeout end a wait that rank 0 knows the reason of.
+    """
+    if context.is_first:
+        found = find(lambda: _tell_of(None))
+        _tell_of((found,))
+        return found
+    told = cast(tuple[T] | None, share(None))
+    while told is None:
+        beat()
+        told = cast(tuple[T] | None, share(None))
+    return told[0]
+
+
+def _tell_of(found: object) -> None:
+    share(found)
 
 
 def share(value: T) -> T:

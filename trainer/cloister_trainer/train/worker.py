@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -26,7 +27,7 @@ from cloister_trainer.train.metrics import drop_parts_beyond, reset_peak_memory,
 from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.recorder import Recorder
 from cloister_trainer.train.saver import Saver
-from cloister_trainer.train.setup import Built, build, plan_again, prove_egress_of_all, share
+from cloister_trainer.train.setup import Built, build, found_by_first, plan_again, prove_egress_of_all
 from cloister_trainer.train.state import TrainState, evaluation_due
 from cloister_trainer.train.stepping import announce
 from cloister_trainer.train.watchdog import Watchdog
@@ -91,20 +92,27 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
         if context.is_first:
             sink.push(Phase(what))
 
-    def await_store(failure: CloisterError, seconds: float) -> None:
-        log.warning("%s Waiting %.0f s for the store.", failure, seconds)
-        time.sleep(seconds)
-        watchdog.beat()
+    def waiting_for_store(tell: Callable[[], None] = lambda: None) -> Patience:
+        def await_store(failure: CloisterError, seconds: float) -> None:
+            log.warning("%s Waiting %.0f s for the store.", failure, seconds)
+            tell()
+            time.sleep(seconds)
+            watchdog.beat()
+
+        return Patience(await_store)
 
     egress = prove_egress_of_all(context)
-    patience = Patience(await_store)
 
     # Where to go on: rank 0 looks, and tells the others.
-    resume = context.scratch / "resume"
-    checkpoint = (
-        patience.call(lambda: fetch_newest(context.storage, run, context.plan, resume)) if context.is_first else None
-    )
-    state.take(share(checkpoint.index.state if checkpoint is not None else TrainState()))
+    checkpoint: Checkpoint | None = None
+
+    def look(tell: Callable[[], None]) -> TrainState:
+        nonlocal checkpoint
+        resume = context.scratch / "resume"
+        checkpoint = waiting_for_store(tell).call(lambda: fetch_newest(context.storage, run, context.plan, resume))
+        return checkpoint.index.state if checkpoint is not None else TrainState()
+
+    state.take(found_by_first(context, look, watchdog.beat))
     if context.is_first:
         if checkpoint is not None and checkpoint.run_folder != run.layout.root:
             take_parts_of(context.storage, checkpoint.run_folder, run.layout, state.step)
@@ -133,15 +141,15 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     announce(context.scratch)
     with Saver(context, built.engine, state, best) as saver:
         stopped = make_steps(context, built, inputs, state, saver, tests, watchdog)
-        patience.renew()
-        saver.wait(patience)
-    if stopped is not None:
-        return stopped
+        if stopped is not None:
+            saver.wait(waiting_for_store())  # the others may have to go at once
+            return stopped
+        found_by_first(context, lambda tell: saver.wait(waiting_for_store(tell)), watchdog.beat)
 
     # The end: checks on the trained model, and the adapter staged for publish.
     say("Checking and staging the adapter")
     tests.at_end()
-    finish(context, built, inputs, state, saver.best, egress, patience, watchdog.beat)
+    finish(context, built, inputs, state, saver.best, egress, waiting_for_store(), watchdog.beat)
     return Ended("finished", state.step)
 
 
