@@ -129,7 +129,7 @@ class Driver:
         self._display = Display(reporter, plan.plan.total_steps)
         self._said_at = -math.inf
         self._egress = egress
-        self._known_step = 0
+        self._known_step = self._told_step = 0
         self._patience = Patience(self._wait_for_store)
         self._patience_with_starts = Patience(self._wait_for_store)
         """Another: a store that answers the driver may be away for the workers."""
@@ -160,6 +160,7 @@ class Driver:
             fruitless = 0
             for ordinal in itertools.count(1):
                 step_before = self._newest_step()
+                self._tell_of_checkpoint(step_before)
                 try:
                     ended = self._start(ordinal)
                 except CloisterError as error:
@@ -192,6 +193,12 @@ class Driver:
     def _newest_step(self) -> int:
         self._known_step = self._patience.call(lambda: newest_step(self._storage, self._run.layout))
         return self._known_step
+
+    def _tell_of_checkpoint(self, step: int) -> None:
+        """Of one that was stored while a pod was ended: who told of it, or who listened, may have ended first."""
+        if step > self._told_step:
+            self._told_step = step
+            self._emit(CheckpointSaved(step=step, uri=self._run.layout.checkpoint(step)))
 
     def _wait_for_store(self, failure: CloisterError, seconds: float) -> None:
         self._reporter.warn(f"{failure.message} Waiting {seconds:.0f} s for the store.")
@@ -261,7 +268,7 @@ class Driver:
                 seen.stepping = True
                 self._say_progress(message)
             case CheckpointSaved():
-                self._known_step = message.step
+                self._known_step = self._told_step = message.step
                 self._emit(message)
             case _:
                 self._emit(message)
