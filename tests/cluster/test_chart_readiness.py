@@ -59,6 +59,7 @@ def asked(release: Release, crd: None) -> Callable[..., tuple[int, dict[str, str
             release.kubelet.say(release.namespace, pod["metadata"]["name"], printed + errors)
             release.end(pod, Ended(process.returncode))
             said = str(testing.exception(timeout=60) or testing.result())
+            assert "unable to get pod logs" not in said
         answers = dict(re.findall(r"^(\S.*\S) +(yes|no |-  )  ", printed, re.MULTILINE))
         return process.returncode, {question: answer.strip() for question, answer in answers.items()}, printed + said
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cloister_api.events import Progress, Restarted, parse_event
 from cloister_api.yaml_tree import read_documents
 from cluster.control_plane.access import Cluster, KubectlError, wait_until
 from cluster.jobs import jobs_path
@@ -110,6 +111,23 @@ class FineTune:
     def running_pods(self, role: str) -> list[str]:
         """Names of the pods of a role whose container runs."""
         return [pod["metadata"]["name"] for pod in self.pods(role) if pod["status"].get("phase") == "Running"]
+
+    def starts(self) -> tuple[tuple[str, int], ...]:
+        """The first step that each start of the ranks told in the newest submitter's log, with the pod's name."""
+        pod = next(iter(self.running_pods("submitter")), None)
+        if pod is None:  # it is between two
+            return ()
+        text = self.cluster.kubectl("logs", pod, namespace=self.namespace)
+        uid, attempt = self.read()["metadata"]["uid"], self.status["attempt"]
+        found: list[tuple[str, int]] = []
+        fresh = True
+        for event in filter(None, (parse_event(line, uid, attempt) for line in text.splitlines())):
+            if isinstance(event, Restarted):
+                fresh = True
+            elif isinstance(event, Progress) and fresh:
+                found.append((pod, event.step))
+                fresh = False
+        return tuple(found)
 
     def events(self) -> list[str]:
         """`Reason: message` of its Events."""

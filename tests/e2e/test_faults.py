@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from cloister_api.events import Progress, Restarted, parse_event
 from cluster.control_plane.access import wait_until
 from e2e.installation import NAMESPACE, Installation
 from e2e.jobs import FineTune, long_job
@@ -40,7 +39,7 @@ class Before:
 @pytest.fixture
 def before(run: FineTune) -> Before:
     """The run makes checkpoints again since the last fault; these are known."""
-    return Before(run.wait_for_newer_checkpoint(RETURN_S), starts(run))
+    return Before(run.wait_for_newer_checkpoint(RETURN_S), run.starts())
 
 
 def test_a_killed_rank_starts_again_inside_the_attempt(run: FineTune, before: Before) -> None:
@@ -65,7 +64,7 @@ def test_a_new_operator_goes_on_where_the_last_one_was(run: FineTune, before: Be
     assert run.wait_for_newer_checkpoint(RETURN_S) > before.checkpoint
     assert not set(operator) & set(operator_pods(run))
     assert (run.phase, run.status["attempt"]) == ("Training", 1)
-    assert starts(run) == before.starts, "the run did not notice"
+    assert run.starts() == before.starts, "the run did not notice"
 
 
 def test_a_lost_head_is_replaced(run: FineTune, before: Before) -> None:
@@ -102,27 +101,9 @@ def test_after_all_that_it_is_complete(run: FineTune) -> None:
 
 def goes_on(run: FineTune, before: Before) -> None:
     """Wait until ranks started again, and see that they went on from that checkpoint or a later one."""
-    while not (new := [start for start in starts(run) if start not in before.starts]):
+    while not (new := [start for start in run.starts() if start not in before.starts]):
         run.wait_for_newer_checkpoint(RETURN_S)
     assert new[-1][1] > before.checkpoint
-
-
-def starts(run: FineTune) -> tuple[tuple[str, int], ...]:
-    """The first step that each start of the ranks told in the newest submitter's log, with the pod's name."""
-    pod = next(iter(run.running_pods("submitter")), None)
-    if pod is None:  # it is between two
-        return ()
-    text = run.cluster.kubectl("logs", pod, namespace=run.namespace)
-    uid, attempt = run.read()["metadata"]["uid"], run.status["attempt"]
-    found: list[tuple[str, int]] = []
-    fresh = True
-    for event in filter(None, (parse_event(line, uid, attempt) for line in text.splitlines())):
-        if isinstance(event, Restarted):
-            fresh = True
-        elif isinstance(event, Progress) and fresh:
-            found.append((pod, event.step))
-            fresh = False
-    return tuple(found)
 
 
 def operator_pods(run: FineTune) -> list[str]:
