@@ -50,6 +50,8 @@ from cloister_trainer.train.messages import Message, Request
 log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
 FOLDER_PREFIX = "cloister-ray-"
+LOW_ON_MEMORY = "low on memory"
+"""In the words of Ray's memory monitor, which ends a process before the kernel does."""
 USERS_HOME = "CLOISTER_USERS_HOME"
 UNSET = "-"
 """In USERS_HOME: the user has no HOME, which is not an empty one."""
@@ -277,6 +279,12 @@ class WorkerGroup:
             return None
         if isinstance(error, WorkerGroupError):
             lost = ", ".join(str(rank) for rank in sorted(error.worker_failures))
+            if LOW_ON_MEMORY in str(error):
+                return CloisterError(
+                    FailureReason.OUT_OF_MEMORY,
+                    f"Ray ended the worker processes of rank {lost} because their pod had almost no memory left. Give "
+                    "the workers more memory (pods.worker.resources.limits), or set training.microBatchTokens lower.",
+                )
             return CloisterError(
                 FailureReason.WORKERS_LOST, f"The worker processes of rank {lost} ended without saying why."
             )
