@@ -66,7 +66,8 @@ def test_the_operator_takes_the_rendered_settings(case: Path) -> None:
 @by_case
 def test_every_pod_is_restricted_and_has_limits(case: Path) -> None:
     made = dict(pods(everything(case)))
-    assert {"cloister-readiness", "cloister-readiness-inputs"} <= set(made)
+    assert "cloister-readiness-inputs" in made
+    assert [name for name in made if re.fullmatch("cloister-readiness-[0-9a-f]{8}", name)]
     for name, pod in made.items():
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["securityContext"]["runAsUser"] == 65532
@@ -87,6 +88,16 @@ def test_a_token_is_mounted_only_where_the_api_is_called(case: Path) -> None:
     for name, pod in pods(everything(case)):
         calls = any("cloister_operator" in word for container in pod["containers"] for word in container["command"])
         assert pod["automountServiceAccountToken"] is calls, name
+
+
+@by_case
+def test_every_hook_of_helm_test_has_its_pods_name(case: Path) -> None:
+    """`helm test --logs` asks for the log of a pod by the name of each hook."""
+    hooks = [
+        found for found in everything(case) if found["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    ]
+    assert "Pod" in {found["kind"] for found in hooks}
+    assert len({found["metadata"]["name"] for found in hooks}) == 1
 
 
 @by_case
