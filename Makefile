@@ -106,7 +106,7 @@ e2e: $(E2E) ## End to end on the cluster that CLOISTER_E2E_CONTEXT names, else o
 	$(BIN)/pytest -m "not full" $(E2E_TESTS)
 
 .PHONY: e2e-all
-e2e-all: $(E2E) ## Every scenario of the end-to-end tests, about an hour
+e2e-all: $(E2E) ## Every scenario of the end-to-end tests
 	$(BIN)/pytest $(E2E_TESTS)
 
 .PHONY: soak

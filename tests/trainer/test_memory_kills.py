@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
@@ -43,3 +44,10 @@ def test_a_kill_beside_another_failure_is_not_told_later() -> None:
     silent = CloisterError(FailureReason.NO_PROGRESS, "A worker has been silent.")
     assert kills.explain(silent) is silent
     assert kills.explain(LOST) is LOST
+
+
+def test_a_ray_that_is_gone_hides_no_failure() -> None:
+    def gone() -> dict[str, int]:
+        raise ray.exceptions.RaySystemError("the head is gone")
+
+    assert module.MemoryKills("10.0.0.1", gone).explain(LOST) is LOST

@@ -43,6 +43,8 @@ def count_everywhere() -> dict[str, int]:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(memory_kills)
         asked[task.remote()] = node["NodeManagerAddress"]
+    if not asked:  # ray.wait refuses to wait for nothing
+        return {}
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
     counted = {}
     for answer in answered:
@@ -63,7 +65,9 @@ class MemoryKills:
 
     def explain(self, failure: CloisterError) -> CloisterError:
         """The failure, or what caused it when processes were killed for memory since the last call."""
-        counted = self._count()
+        counted: dict[str, int] = {}
+        with suppress(ray.exceptions.RayError):  # a Ray that is gone is no reason to forget the failure
+            counted = self._count()
         nodes = [node for node, count in counted.items() if count > self._known.get(node, 0)]
         self._known.update(counted)
         if failure.reason not in CONSEQUENCES or not nodes:
