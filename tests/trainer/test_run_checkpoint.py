@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
 from cloister_trainer.records import PlanFile
 from cloister_trainer.storage import Full, Storage, Unreachable, open_storage
+from cloister_trainer.train import checkpoint
 from cloister_trainer.train.checkpoint import (
     CheckpointIndex,
     CheckpointWriter,
@@ -95,6 +99,63 @@ def test_one_that_was_cut_short_is_never_chosen(tiny: TinyRun, damage: Callable[
     write(tiny, [5, 10], best=3)
     damage(tiny.stored("checkpoints/step-000010"))
     assert fetched_step(tiny) == 5
+
+
+CHECKPOINT_FILES = ("index.json", "state.safetensors", "best.safetensors")
+
+
+def borders(content: bytes) -> set[int]:
+    """Where a safetensors file's header and tensors begin and end."""
+    size, start = len(content), 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    return {0, 1, 8, start, size, *(start + border for entry in header.values() for border in entry["data_offsets"])}
+
+
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_one_cut_at_any_byte_or_changed_in_any_is_never_chosen(tiny: TinyRun, name: str) -> None:
+    write(tiny, [5, 10], best=3)
+    path = tiny.stored(f"checkpoints/step-000010/{name}")
+    sound, rng = path.read_bytes(), random.Random(name)
+    at_borders = range(65) if name == "index.json" else borders(sound)
+    cuts = {border + by for border in at_borders for by in (-1, 0, 1)} | {0, len(sound) - 1}
+    cuts = {cut for cut in cuts if 0 <= cut < len(sound)} | set(rng.sample(range(len(sound)), min(len(sound), 60)))
+    for cut in sorted(cuts):
+        path.write_bytes(sound[:cut])
+        assert fetched_step(tiny) == 5, f"{name} cut after {cut} of {len(sound)} bytes"
+    for place in sorted(rng.sample(range(len(sound)), min(len(sound), 90))):
+        changed = sound[place] ^ 1 << rng.randrange(8)
+        path.write_bytes(sound[:place] + bytes([changed]) + sound[place + 1 :])
+        assert fetched_step(tiny) == 5, f"byte {place} of {name} is {changed} instead of {sound[place]}"
+    path.write_bytes(sound)
+    assert fetched_step(tiny) == 10
+
+
+def test_the_newest_is_that_of_the_highest_step_whatever_the_clock_said(tiny: TinyRun) -> None:
+    """The clock stood a year ahead when the older ones were written, and an hour of it came twice."""
+    write(tiny, [8, 9, 10])
+    for step, seconds in ((8, 4e8), (9, 3e8), (10, 0)):
+        for path in tiny.stored(f"checkpoints/step-{step:06d}").iterdir():
+            os.utime(path, (seconds, seconds))
+    assert fetched_step(tiny) == newest_step(open_storage(), tiny.run.layout) == 10
+    write(tiny, [11], keep=2)
+    assert sorted(path.name for path in tiny.stored("checkpoints").iterdir()) == ["step-000010", "step-000011"]
+
+
+def test_no_decision_of_training_asks_the_wall_clock() -> None:
+    """A clock that jumps can make nothing late, stale or newest: it is read for a name and for what people read."""
+    wall_clock = re.compile(
+        r"\btime\.(?:time|time_ns|localtime|gmtime)\b|\b(?:now|utcnow|today)\(|from time import|st_mtime"
+    )
+    readers = {
+        path.stem: line.strip()
+        for path in Path(checkpoint.__file__).parent.glob("*.py")
+        for line in path.read_text().splitlines()
+        if wall_clock.search(line)
+    }
+    assert readers == {
+        "launch": 'return f"{self.run.uid}-{self.attempt}-{time.time_ns()}-{self.ordinal}"',
+        "recorder": 'time=datetime.now(UTC).isoformat(timespec="milliseconds"),',
+    }
 
 
 def test_going_on_from_an_older_one_drops_the_damaged_ones_after_it(tiny: TinyRun) -> None:

@@ -2,7 +2,8 @@
 
 `checkpoints/step-000120/state.safetensors` holds the float32 adapter tensors under their names and AdamW's moments
 under `exp_avg.<name>` and `exp_avg_sq.<name>`; `best.safetensors` the best adapter, when that is another one;
-`index.json`, written last, the digests and the run's progress. Nothing depends on the number of ranks or on ZeRO.
+`index.json`, written last, the digests, its own too, and the run's progress. Nothing depends on the number of ranks or
+on ZeRO, and the newest is the one of the highest step, whatever the clocks say.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cloister_api.base import ApiModel
 from cloister_api.errors import CloisterError
 from cloister_api.layout import RunLayout, join
 from cloister_api.reasons import FailureReason
-from cloister_api.run import Run
+from cloister_api.run import Run, canonical_json
 from cloister_trainer.records import FileDigest, PlanFile
 from cloister_trainer.storage import MissingObject, Storage
 from cloister_trainer.train.patience import Patience
@@ -46,6 +47,22 @@ class CheckpointIndex(ApiModel):
     """What must be equal for a run to go on from here."""
     files: list[FileDigest]
     state: TrainState
+    sha256: str = ""
+    """Of all the other fields in canonical JSON."""
+
+    def sealed(self, files: list[FileDigest]) -> CheckpointIndex:
+        """The index of these files with its own digest, its values as they will be read."""
+        complete = type(self).model_validate(self.model_copy(update={"files": files}).to_api())
+        return complete.model_copy(update={"sha256": complete._content_digest()})
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing in it has changed since it was sealed."""
+        return self.sha256 == self._content_digest()
+
+    def _content_digest(self) -> str:
+        content = canonical_json(self.model_copy(update={"sha256": ""}).to_api())
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -130,8 +147,8 @@ def _fetch_first(storage: Storage, checkpoints: str, folder: Path) -> Checkpoint
     for step, _ in _listed(storage, checkpoints):
         uri = join(checkpoints, f"step-{step:06d}")
         index = _read_index(storage, uri)
-        if index is None or index.step != step:
-            log.warning("Checkpoint %s has no readable index; the one before it is tried.", uri)
+        if index is None or index.step != step or not index.intact:
+            log.warning("Checkpoint %s has no sound index; the one before it is tried.", uri)
             continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -226,7 +243,7 @@ class CheckpointWriter:
     ) -> None:
         """Start writing. The tensors are copies in host memory that nobody changes; `metrics` is a URI and content.
 
-        `index.files` is filled in here. `make_ready` has been called.
+        `index` is sealed here. `make_ready` has been called.
         """
 
         def start() -> Future[None]:
@@ -279,8 +296,7 @@ class CheckpointWriter:
                 files.append(digest_of(self._folder / name))
                 self._storage.upload(self._folder / name, join(uri, name))
             self._storage.write(*metrics)
-            complete = index.model_copy(update={"files": files})
-            self._storage.write(join(uri, INDEX), json.dumps(complete.to_api()).encode())
+            self._storage.write(join(uri, INDEX), json.dumps(index.sealed(files).to_api()).encode())
         when_complete(uri)
         try:
             self._prune()
