@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from cluster.control_plane.access import Cluster, wait_until
 from cluster.control_plane.binaries import program
 from e2e.cluster.node import Node
 from e2e.installation import EXAMPLE, Installation
@@ -33,22 +38,31 @@ class Run:
     """What `kubectl get ftj -w` printed: phase, reason, progress, … of each line."""
 
 
+@contextmanager
+def kubectl_watches(cluster: Cluster, namespace: str, output: Path) -> Iterator[None]:
+    """`kubectl get ftj -w` writes to that file, again where the API server ends a watch, as it may at any time."""
+    command = [program("kubectl"), "--kubeconfig", cluster.kubeconfig, "get", "ftj", "--namespace", namespace]
+    loop = ["bash", "-c", 'while :; do "$@"; sleep 1; done', "watch", *map(str, command), "--watch", "--no-headers"]
+    with (
+        output.open("w") as file,
+        subprocess.Popen(loop, stdout=file, env=cluster.environment(), start_new_session=True) as watch,
+    ):
+        try:
+            yield
+        finally:
+            os.killpg(watch.pid, signal.SIGTERM)
+
+
 @pytest.fixture(scope="module")
 def run(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The quickstart's job, applied by kubectl and followed by kubectl until it is Complete."""
     installation.upload_quickstart()
     cluster, tenant = installation.cluster, installation.tenants[0]
     watched = tmp_path_factory.mktemp("job") / "watched.txt"
-    command = [program("kubectl"), "--kubeconfig", cluster.kubeconfig, "get", "ftj", "--namespace", tenant, "--watch"]
-    with (
-        watched.open("w") as output,
-        subprocess.Popen([*map(str, command), "--no-headers"], stdout=output, env=cluster.environment()) as watch,
-    ):
+    with kubectl_watches(cluster, tenant, watched):
         job = FineTune.apply(cluster, quickstart_job(tenant, f"s3://adapters/{tenant}/{NAME}"))
-        try:
-            job.wait_for("Complete")
-        finally:
-            watch.terminate()
+        job.wait_for("Complete")
+        wait_until(lambda: "Complete" in watched.read_text(), "kubectl to show it", 60)
     lines = [line.split() for line in watched.read_text().splitlines()]
     return Run(installation, job, [line for line in lines if line[0] == NAME])
 
