@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from cloister_api.spec_training import Lora
+from cloister_trainer.records import FileDigest
 from cloister_trainer.train.attention import stock_attention
-from cloister_trainer.train.merge import adapter_deltas, write_merged
+from cloister_trainer.train.checkpoint import digest_of
+from cloister_trainer.train.merge import adapter_deltas
+from cloister_trainer.train.merged_files import write_merged
 from support.tiny_models import adapter_state, all_with_experts, save_tiny_model, with_adapter
 
 IDS = torch.arange(3, 43)[None]
@@ -67,9 +70,9 @@ def test_a_merged_file_may_be_deleted_before_the_next_is_written(tmp_path: Path)
     module = with_adapter(base, random_b=True)
     deltas = adapter_deltas(module.model, adapter_state(module.model))
     most = 0
-    for path in write_merged(base, weights(base), "llama", deltas, tmp_path / "merged"):
+    for file in write_merged(base, weights(base), "llama", deltas, tmp_path / "merged"):
         most = max(most, len(list((tmp_path / "merged").iterdir())))
-        path.unlink()
+        (tmp_path / "merged" / file.name).unlink()
     assert most == 1
 
 
@@ -77,14 +80,14 @@ def merge(module: object, base: Path, model_type: str, folder: Path) -> Path:
     model = module.model  # type: ignore[attr-defined]
     deltas = adapter_deltas(model, adapter_state(model))
     written = list(write_merged(base, weights(base), model_type, deltas, folder))
-    assert [path.name for path in written] == weights(base)
+    assert written == weights(folder)
     for path in base.glob("*.json"):
         shutil.copy(path, folder)
     return folder
 
 
-def weights(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.safetensors"))
+def weights(folder: Path) -> list[FileDigest]:
+    return [digest_of(path) for path in sorted(folder.glob("*.safetensors"))]
 
 
 def split_in_two(folder: Path) -> None:

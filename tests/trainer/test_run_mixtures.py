@@ -57,9 +57,9 @@ def test_adapted_experts_train_in_shards_as_they_do_whole(model_type: str, recom
     (tmp_path / "inputs").mkdir()
     inputs = inputs_of(model_type, tmp_path / "inputs")
     whole = trained(tmp_path / "whole", 1, stage=2, inputs=inputs, lora=WITH_EXPERTS)
-    sharded = trained(
-        tmp_path / "sharded", 2, stage=3, inputs=inputs, lora=WITH_EXPERTS, as_if_large=True, recompute=recompute
-    )
+    output = {"uri": (tmp_path / "sharded" / "out").as_uri(), "mergedModel": True}
+    settings = {"inputs": inputs, "lora": WITH_EXPERTS, "output": output}
+    sharded = trained(tmp_path / "sharded", 2, stage=3, as_if_large=True, recompute=recompute, **settings)
 
     assert losses(sharded) == pytest.approx(losses(whole), abs=1e-5)
     one, other = load(whole.adapter()), load(sharded.adapter())
@@ -69,3 +69,20 @@ def test_adapted_experts_train_in_shards_as_they_do_whole(model_type: str, recom
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=0)
     assert sharded.checks()["frozenUnchanged"]
+    assert_merged_as_stock_peft_does(inputs / "model", sharded)
+
+
+def assert_merged_as_stock_peft_does(base: Path, tiny: TinyRun) -> None:
+    """Up to the rounding of the base's bfloat16."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in stock.state_dict().items()}
+    expected = PeftModel.from_pretrained(stock, str(tiny.stored("adapter"))).merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(tiny.stored("merged"), dtype=torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    changed = [name for name in found if not torch.equal(found[name], before[name])]
+    assert any(".experts." in name for name in changed) and any("self_attn" in name for name in changed)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-6)

@@ -16,6 +16,7 @@ from torch import Tensor
 from cloister_api.errors import CloisterError
 from cloister_api.layout import join
 from cloister_api.reasons import FailureReason
+from cloister_api.spec_training import Quantization
 from cloister_api.status import ExactMatch
 from cloister_trainer.records import Checks, FileDigest, MemoryPart, SampleAnswer
 from cloister_trainer.storage import Storage
@@ -31,6 +32,7 @@ from cloister_trainer.train.setup import Built
 from cloister_trainer.train.state import TrainState
 
 PACKAGES = ("cloister-trainer", "deepspeed", "peft", "ray", "torch", "transformers")
+PACKAGES_OF: dict[Quantization, tuple[str, ...]] = {Quantization.NONE: (), Quantization.NF4: ("bitsandbytes",)}
 
 
 def finish(
@@ -107,7 +109,8 @@ def stage_merged(
     beat: Callable[[], None],
 ) -> list[FileDigest]:
     """The merged model's weights, one file after another, and the base's small files beside them."""
-    from cloister_trainer.train.merge import adapter_deltas, write_merged
+    from cloister_trainer.train.merge import adapter_deltas
+    from cloister_trainer.train.merged_files import write_merged
 
     plan, layout, storage = context.plan.model, context.run.layout, context.storage
 
@@ -118,11 +121,10 @@ def stage_merged(
     shutil.rmtree(folder, ignore_errors=True)
     digests = []
     deltas = adapter_deltas(built.module.model, adapter)
-    names = [file.name for file in plan.weight_files]
-    for path in write_merged(inputs.model.folder, names, plan.model_type, deltas, folder):
-        digests.append(digest_of(path))
-        upload(path, path.name)
-        path.unlink()
+    for file in write_merged(inputs.model.folder, inputs.model.weight_files, plan.model_type, deltas, folder):
+        digests.append(file)
+        upload(folder / file.name, file.name)
+        (folder / file.name).unlink()
         beat()
     for file in plan.small_files:
         upload(inputs.model.folder / file.name, file.name)
@@ -164,7 +166,7 @@ def make_checks(
         gpu_seconds=round(state.gpu_seconds),
         world_sizes=state.world_sizes,
         measured_memory=memory,
-        versions={package: version(package) for package in PACKAGES},
+        versions={name: version(name) for name in (*PACKAGES, *PACKAGES_OF[context.run.spec.lora.quantization])},
         egress=egress,
         merged_files=merged,
         plan=context.plan.plan,

@@ -1,27 +1,18 @@
-"""The merged model, W + scaling * B A, written tensor by tensor: the base's files again, with adapted tensors changed.
-
-Names, shapes and types stay, so each file keeps its header and each tensor its place; memory holds one adapted tensor
-at a time.
-"""
+"""What merging changes: W + scaling * B A for each stored tensor that holds an adapted weight."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
-import torch
 from torch import Tensor, nn
 
-from cloister_trainer.model.families import FAMILIES, Family
+from cloister_trainer.model.families import Family
 from cloister_trainer.model.tensors import renamed
 from cloister_trainer.train.lora_layers import adapts_experts, lora_layers
-from cloister_trainer.train.targets import read_header
 
 _EXPERT = re.compile(r"^(?P<layer>model\.layers\.\d+)\..*experts\.(?P<expert>\d+)\.(?P<matrix>\w+)\.weight$")
-_PIECE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,11 +28,32 @@ class Delta:
     transposed: bool
     """Experts are stored [experts, in, out]."""
 
-    def of(self, expert: int = 0) -> Tensor:
-        """scaling * B A of one expert, float32 [out, in]; PEFT keeps A expert by expert and B rank by rank."""
+    def rows(self, expert: int, start: int, end: int) -> Tensor:
+        """Rows of scaling * B A of one expert, as its weight is stored; float32 [end - start, columns].
+
+        PEFT keeps A expert by expert and B rank by rank.
+        """
         a = self.a.view(self.experts, -1, self.a.shape[1])[expert]
         b = self.b.view(self.b.shape[0], -1, self.experts)[:, :, expert]
-        return self.scaling * (b @ a)
+        left, right = (a.T, b.T) if self.transposed else (b, a)
+        return self.scaling * (left[start:end] @ right)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one stored tensor: a matrix, or all experts' matrices [experts, rows, columns]."""
+
+    delta: Delta
+    expert: int = 0
+    """The expert whose matrix is the tensor's first."""
+    start: int = 0
+    """The row of the live weight that is the tensor's first: some checkpoints split what the live model fuses."""
+
+    def applied(self, weight: Tensor, matrix: int, row: int) -> Tensor:
+        """Merged rows, from row `row` of the tensor's `matrix` on, in the stored type; the sum is made in float32."""
+        first = self.start + row
+        change = self.delta.rows(self.expert + matrix, first, first + len(weight))
+        return (weight.float() + change).to(weight.dtype)
 
 
 def adapter_deltas(peft_model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Delta]:
@@ -60,60 +72,11 @@ def adapter_deltas(peft_model: nn.Module, state: Mapping[str, Tensor]) -> dict[s
     return deltas
 
 
-def write_merged(
-    base: Path, weight_files: list[str], model_type: str, deltas: Mapping[str, Delta], folder: Path
-) -> Iterator[Path]:
-    """Write the merged weights of the model folder `base` to `folder`, yielding each file when it is complete.
-
-    The caller may delete a file before it asks for the next one.
-    """
-    from safetensors import safe_open
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in weight_files:
-        source_path, path = base / name, folder / name
-        header, entries = read_header(source_path)
-        with (
-            safe_open(source_path, framework="pt") as tensors,
-            source_path.open("rb") as source,
-            path.open("wb") as out,
-        ):
-            out.write(header)
-            for tensor, (start, end) in sorted(entries.items(), key=lambda item: item[1]):
-                change = _change_of(tensor, FAMILIES[model_type], deltas)
-                if change is None:
-                    source.seek(len(header) + start)
-                    _copy(source, out, end - start)
-                else:
-                    out.write(_raw(change.applied(tensors.get_tensor(tensor))))
-        yield path
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What happens to one stored tensor."""
-
-    delta: Delta
-    expert: int | None = 0
-    """The expert whose matrix it is; None for a tensor that holds all experts."""
-    start: int = 0
-    end: int | None = None
-    """The rows of the live weight that the checkpoint keeps in this tensor."""
-
-    def applied(self, weight: Tensor) -> Tensor:
-        """The merged tensor, in the stored type; the sum is made in float32."""
-        if self.expert is not None:
-            return (weight.float() + self.delta.of(self.expert)[self.start : self.end]).to(weight.dtype)
-        for expert in range(self.delta.experts):
-            change = self.delta.of(expert)
-            weight[expert] = (weight[expert].float() + (change.T if self.delta.transposed else change)).to(weight.dtype)
-        return weight
-
-
-def _change_of(stored: str, family: Family, deltas: Mapping[str, Delta]) -> _Change | None:
+def change_of(stored: str, family: Family, deltas: Mapping[str, Delta]) -> Change | None:
+    """What the deltas change in the tensor that the checkpoint calls `stored`; None: it stays as it is."""
     live = renamed(family, stored)
     if live in deltas:
-        return _Change(deltas[live], 0 if deltas[live].experts == 1 else None)
+        return Change(deltas[live])
     match = _EXPERT.match(live)
     if match is None or family.experts is None or family.experts.stored is None:
         return None
@@ -122,17 +85,5 @@ def _change_of(stored: str, family: Family, deltas: Mapping[str, Delta]) -> _Cha
     delta = deltas.get(f"{match['layer']}.{fused}")
     if delta is None:
         return None
-    half = delta.b.shape[0] // 2
-    start, end = {gate: (0, half), up: (half, None), down: (0, None)}[match["matrix"]]
-    return _Change(delta, int(match["expert"]), start, end)
-
-
-def _raw(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def _copy(source: BinaryIO, out: BinaryIO, length: int) -> None:
-    while length > 0:
-        piece = source.read(min(length, _PIECE_BYTES))
-        out.write(piece)
-        length -= len(piece)
+    start = {gate: 0, up: delta.b.shape[0] // 2, down: 0}[match["matrix"]]
+    return Change(delta, int(match["expert"]), start)
