@@ -17,7 +17,7 @@ from cluster.control_plane.api import Api, ApiError
 from cluster.control_plane.plane import ControlPlane
 from cluster.edges.kubelet import INTERVAL_S, Kubelet
 from cluster.edges.pod_status import Ended, Pod, Running, State, role_of
-from support.operator_world import PREPARED, PUBLISHED
+from support.operator_values import PREPARED, PUBLISHED
 
 WATCH_SECONDS = 3
 """How long one watch lasts: an end is noticed between two of them."""

@@ -20,7 +20,7 @@ from cluster.edges.kubelet import Kubelet
 from cluster.edges.pod_status import Ended, Running, State, role_of
 from cluster.jobs import create_job, jobs_path
 from cluster.operator_process import OperatorProcess
-from support.operator_world import PREPARED, PUBLISHED, SETTINGS_YAML
+from support.operator_values import PREPARED, PUBLISHED, SETTINGS_YAML
 
 SETTINGS = f"""{SETTINGS_YAML}
 allowed:

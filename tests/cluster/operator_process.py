@@ -15,7 +15,7 @@ from cluster.control_plane.access import write_kubeconfig
 from cluster.control_plane.api import Object
 from cluster.control_plane.plane import HOST, ControlPlane
 from support.child_process import Program
-from support.operator_world import SETTINGS_YAML
+from support.operator_values import SETTINGS_YAML
 from support.seaweedfs import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]

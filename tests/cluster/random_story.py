@@ -14,7 +14,7 @@ from cluster.edges.pod_status import Ended, Gone, Running, role_of
 from cluster.jobs import jobs_path
 from cluster.operator_jobs import PATHS, Scene, failed, succeeded
 from cluster.ray_jobs import create_batch_job, create_ray_job
-from support.operator_world import PREPARED, PUBLISHED
+from support.operator_values import PREPARED, PUBLISHED
 
 ATTEMPTS = range(1, 9)
 AWAY = (ApiError, OSError, urllib3.exceptions.HTTPError)

@@ -24,7 +24,7 @@ from cluster.jobs import create_job, jobs_path
 from cluster.operator_jobs import succeeded
 from support.chart import HelmError, cases, objects, rendered
 from support.child_process import Program
-from support.operator_world import PREPARED
+from support.operator_values import PREPARED
 from support.seaweedfs import free_ports
 
 pytest_plugins = ["cluster.chart_fixtures"]

@@ -16,7 +16,7 @@ from cloister_api.termination import Outcome, TerminationMessage
 from cluster.control_plane.api import ApiError
 from cluster.edges.pod_status import MESSAGE_BYTES, Ended
 from cluster.operator_jobs import Object, Scene
-from support.operator_world import PREPARED
+from support.operator_values import PREPARED
 
 pytest_plugins = ["cluster.operator_fixtures"]
 

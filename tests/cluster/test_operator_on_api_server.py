@@ -14,7 +14,7 @@ from cluster.control_plane.access import wait_until
 from cluster.control_plane.api import Object
 from cluster.operator_jobs import Scene
 from cluster.operator_process import OperatorProcess
-from support.operator_world import OUTPUT, PLAN
+from support.operator_values import OUTPUT, PLAN
 
 pytest_plugins = ["cluster.operator_fixtures"]
 

@@ -18,7 +18,7 @@ from cluster.control_plane.access import wait_until
 from cluster.control_plane.api import Object
 from cluster.edges.pod_status import Ended, Waiting
 from cluster.operator_jobs import DENY_POLICY, Scene, failed, succeeded
-from support.operator_world import OUTPUT, PLAN, PREPARED, PROOF
+from support.operator_values import OUTPUT, PLAN, PREPARED, PROOF
 
 pytest_plugins = ["cluster.operator_fixtures"]
 pytestmark = pytest.mark.usefixtures("large_node")

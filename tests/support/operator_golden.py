@@ -16,7 +16,8 @@ from cloister_api.yaml_tree import read_documents
 from cloister_operator.decide.actions import Create
 from cloister_operator.names import Step
 from cloister_operator.settings_file import parse_settings
-from support.operator_world import PREPARED, SETTINGS_YAML, World
+from support.operator_values import PREPARED, SETTINGS_YAML
+from support.operator_world import World
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "operator"
 

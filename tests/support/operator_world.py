@@ -1,242 +1,20 @@
-"""A small cluster in memory: what the operator's decisions do is kept as objects, and the tests play everybody else.
-
-It keeps the API server's promises that decisions build on: UIDs, names that are taken, deletion in the foreground,
-owner references that take children along, and a status that is written before anything else is done.
-"""
+"""The small cluster in memory, with everybody else in it: tests play users, controllers, kubelets, KubeRay and Ray."""
 
 from __future__ import annotations
 
-import copy
-import itertools
 import json
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from cloister_api.events import Event, format_event
-from cloister_api.status import FineTuneJobStatus
-from cloister_operator.decide.actions import Action, Create, Decision, Delete, Mend
-from cloister_operator.decide.core import decide
-from cloister_operator.decide.patch import merge_patch
 from cloister_operator.names import Step
-from cloister_operator.observe.children import Objects
-from cloister_operator.observe.facts import Observation
-from cloister_operator.observe.observation import observe
-from cloister_operator.settings import Settings
-from cloister_operator.settings_file import parse_settings
-from support.api_jobs import SMALLEST, job_with
-
-START = datetime(2026, 1, 2, 2, 10, tzinfo=UTC)
-SETTINGS_YAML = """
-images: {trainer: registry.internal/cloister/trainer@sha256:0123}
-profiles:
-  default: {gpuMemory: 80Gi}
-storage:
-  endpoint: http://store.storage.svc:8333
-  peers: [{namespaceLabels: {kubernetes.io/metadata.name: storage}, podLabels: {app: store}, ports: [8333]}]
-network:
-  controlAddress: control.cloister-system.svc:8444
-  canaryAddress: canary.cloister-system.svc:8445
-"""
-PLAN = {
-    "zeroStage": 2,
-    "microBatchTokens": 4096,
-    "gradientCheckpointing": True,
-    "totalSteps": 120,
-    "trainableParameters": 41943040,
-    "baseParameters": 8030261248,
-    "examples": 640,
-    "tokens": 400000,
-    "trainedTokens": 200000,
-    "estimatedGpuMemoryBytes": 40000000000,
-    "warnings": [],
-}
-PROOF = {"processes": 1, "controlAnswered": 1, "canaryRefused": 1, "time": "2026-01-02T02:11:00+00:00"}
-OUTPUT = {
-    "uri": "s3://adapters/legal/contracts/u",
-    "manifestDigest": "a" * 64,
-    "adapterDigest": "b" * 64,
-    "sizeBytes": 83886080,
-}
-PREPARED = {"plan": PLAN, "license": {"id": "llama3.1", "evidence": "LicenseText"}, "egress": PROOF}
-PROOFS = {"prepare": PROOF, "train": PROOF, "publish": PROOF, "summary": "3 of 3 processes: …"}
-PUBLISHED = {"output": OUTPUT, "evaluation": {"baseLoss": 1.5, "loss": 0.5, "gate": "None"}, "egress": PROOFS}
+from support.api_jobs import job_with
+from support.operator_kept import KeptWorld
+from support.operator_values import PREPARED, stamp
 
 
-def settings(**changes: Any) -> Settings:
-    """Settings as tests need them, with top-level fields changed."""
-    return Settings.model_validate({**parse_settings(SETTINGS_YAML, "settings").to_api(), **changes})
-
-
-def stamp(moment: datetime) -> str:
-    """A time as Kubernetes writes it."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class World:
-    """One FineTuneJob, its children, and a clock."""
-
-    def __init__(
-        self,
-        changes: dict[str, Any] | None = None,
-        admin: Settings | None = None,
-        job: dict[str, Any] = SMALLEST,
-    ) -> None:
-        self.now = START
-        self.settings = admin or settings()
-        self._numbers = itertools.count(1)
-        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
-        self.logs: dict[str, str] = {}
-        self.events: list[dict[str, Any]] = []
-        self.other_jobs: list[dict[str, Any]] = []
-        self._read: tuple[Any, FineTuneJobStatus] = ({}, FineTuneJobStatus())
-        self.ray_installed = True
-        self.refused: dict[str, str] = {}
-        self.version = 0
-        self.made: list[str] = []
-        """Names of everything that was created, in order."""
-        self.job = job_with(changes or {}, job)
-        self.job["metadata"] |= {"uid": self._uid(), "generation": 1, "creationTimestamp": stamp(self.now)}
-        self.bump(self.job)
-
-    # the operator
-
-    def observe(self) -> Observation:
-        """What is to be seen now."""
-        kinds: dict[str, list[dict[str, Any]]] = {}
-        for (kind, _), found in self.objects.items():
-            kinds.setdefault(kind, []).append(found)
-        return observe(
-            Objects(
-                job=self.job,
-                jobs=kinds.get("Job", []),
-                pods=kinds.get("Pod", []),
-                ray_jobs=kinds.get("RayJob", []),
-                ray_clusters=kinds.get("RayCluster", []),
-                workloads=kinds.get("Workload", []),
-                config_maps=kinds.get("ConfigMap", []),
-                network_policies=kinds.get("NetworkPolicy", []),
-                events=self.events,
-                logs=self.logs,
-                other_jobs=[*self.other_jobs, self.job],
-                ray_installed=self.ray_installed,
-                refused=self.refused,
-            ),
-            self.settings,
-            self.now,
-        )
-
-    def decide(self) -> Decision:
-        """The decision about what is to be seen now; nothing is done."""
-        return decide(self.observe())
-
-    def step(self) -> Decision:
-        """Decide, store the status, act."""
-        decision = self.decide()
-        self.store(decision.status)
-        for action in decision.actions:
-            self.act(action)
-        return decision
-
-    def settle(self, most: int = 20) -> FineTuneJobStatus:
-        """Decide until nothing changes any more; what is deleted is gone at once."""
-        for _ in range(most):
-            before = json.dumps([self.job, sorted(self.objects), self.made])
-            self.step()
-            self.collect()
-            if json.dumps([self.job, sorted(self.objects), self.made]) == before:
-                return self.status
-        raise AssertionError(f"no rest after {most} decisions: {self.status.to_api()}")
-
-    def store(self, status: FineTuneJobStatus) -> None:
-        """Write a status as the edge does: by a merge patch, through JSON."""
-        old, new = self.job.get("status", {}), status.to_api()
-        merged = json.loads(json.dumps(_merged(old, merge_patch(old, new))))
-        assert merged == new
-        self.job["status"] = merged
-
-    def patch_status(self, patch: dict[str, Any]) -> None:
-        """Write a status as the API server does."""
-        self.job["status"] = json.loads(json.dumps(_merged(self.job.get("status", {}), patch)))
-        self.bump(self.job)
-
-    def bump(self, found: dict[str, Any]) -> None:
-        """An object was written: it has a new version."""
-        self.version += 1
-        found["metadata"]["resourceVersion"] = str(self.version)
-
-    def act(self, action: Action) -> None:
-        """Do what a decision asks for, as the API server would."""
-        if isinstance(action, Delete):
-            self.delete(action)
-            return
-        rendered = copy.deepcopy(action.object)
-        key = (rendered["kind"], rendered["metadata"]["name"])
-        if isinstance(action, Create) and (key in self.objects or key[1] in self.refused):
-            return
-        if isinstance(action, Mend):
-            self.patch(*key, {"spec": merge_patch(self.objects[key]["spec"], rendered["spec"])})
-            return
-        assert "deletionTimestamp" not in self.job["metadata"], "made after deletion"
-        rendered["metadata"] |= {"uid": self._uid(), "creationTimestamp": stamp(self.now)}
-        if key not in self.objects:
-            self.made.append(f"{key[0]} {key[1]}")
-        self.objects[key] = rendered
-        self.bump(rendered)
-
-    def patch(self, kind: str, name: str, patch: dict[str, Any]) -> None:
-        """Change an object by a merge patch."""
-        self.objects[kind, name] = _merged(self.objects[kind, name], patch)
-        self.bump(self.objects[kind, name])
-
-    def delete(self, action: Delete) -> None:
-        """Mark for deletion, if the UID is still the same."""
-        found = self.job if action.kind == "FineTuneJob" else self.objects.get((action.kind, action.name))
-        if found is not None and found["metadata"]["uid"] == action.uid:
-            found["metadata"].setdefault("deletionTimestamp", stamp(self.now))
-            self.bump(found)
-
-    def collect(self) -> None:
-        """The garbage collector: what is being deleted goes, with all that it controls."""
-        while gone := [key for key, found in self.objects.items() if self._is_gone(found)]:
-            for key in gone:
-                del self.objects[key]
-
-    def _is_gone(self, found: dict[str, Any]) -> bool:
-        uids = {one["metadata"]["uid"] for one in (*self.objects.values(), self.job)}
-        owners = found["metadata"].get("ownerReferences", [])
-        orphan = bool(owners) and all(owner["uid"] not in uids for owner in owners)
-        return orphan or "deletionTimestamp" in found["metadata"]
-
-    # what is there
-
-    @property
-    def status(self) -> FineTuneJobStatus:
-        """The stored status."""
-        stored = self.job.get("status", {})
-        if self._read[0] is not stored:
-            self._read = stored, FineTuneJobStatus.model_validate(stored)
-        return self._read[1]
-
-    def conditions(self) -> dict[str, tuple[str, str]]:
-        """Status and reason of every condition."""
-        return {found.type.value: (found.status, found.reason) for found in self.status.conditions or []}
-
-    def find(self, kind: str) -> list[dict[str, Any]]:
-        """All objects of a kind."""
-        return [found for (each, _), found in self.objects.items() if each == kind]
-
-    @property
-    def ray_job(self) -> dict[str, Any]:
-        """The only RayJob."""
-        (found,) = self.find("RayJob")
-        return found
-
-    def ray_jobs(self) -> Iterator[dict[str, Any]]:
-        """RayJobs that are not going away."""
-        return (found for found in self.find("RayJob") if "deletionTimestamp" not in found["metadata"])
-
-    # everybody else
+class World(KeptWorld):
+    """One FineTuneJob, its children, a clock, and what happens to them."""
 
     def pass_time(self, **length: float) -> None:
         """The clock goes on."""
@@ -250,7 +28,7 @@ class World:
 
     def add(self, kind: str, name: str, owner: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
         """An object that somebody else made."""
-        metadata = {"name": name, "namespace": "legal", "uid": self._uid(), "creationTimestamp": stamp(self.now)}
+        metadata = {"name": name, "namespace": "legal", "uid": self.new_uid(), "creationTimestamp": stamp(self.now)}
         metadata |= fields.pop("metadata", {})
         if owner is not None:
             reference = {"kind": owner["kind"], "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
@@ -277,7 +55,7 @@ class World:
         conditions = [scheduled] if node else []
         return self.add(
             "Pod",
-            f"{owner['metadata']['name']}-{next(self._numbers)}",
+            f"{owner['metadata']['name']}-{next(self.numbers)}",
             owner,
             metadata={"labels": {"ray.io/node-type": role}},
             spec={"nodeName": node} if node else {},
@@ -377,22 +155,6 @@ class World:
             }
         )
 
-    def _uid(self) -> str:
-        return f"00000000-0000-4000-8000-{next(self._numbers):012d}"
-
 
 def _owned(found: dict[str, Any], owner: dict[str, Any]) -> bool:
     return any(one["uid"] == owner["metadata"]["uid"] for one in found["metadata"].get("ownerReferences", []))
-
-
-def _merged(old: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(old) if isinstance(old, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merged(merged.get(key), value)
-    return merged

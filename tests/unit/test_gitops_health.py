@@ -13,7 +13,8 @@ from cloister_api.status import Phase
 from cloister_operator.names import Step
 from support.examples import Object, of_kind
 from support.operator_cases import CASES
-from support.operator_world import PREPARED, PUBLISHED, World
+from support.operator_values import PREPARED, PUBLISHED
+from support.operator_world import World
 
 HEALTH_KEY = "resource.customizations.health.cloister.dev_FineTuneJob"
 ARGO = {

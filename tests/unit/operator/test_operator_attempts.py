@@ -8,7 +8,8 @@ from cloister_api.events import CheckpointSaved, Done, FailureSeen, Progress
 from cloister_api.reasons import FailureReason
 from cloister_operator.decide.namespace import unneeded_policy
 from cloister_operator.names import Step
-from support.operator_world import PREPARED, PUBLISHED, START, World, stamp
+from support.operator_values import PREPARED, PUBLISHED, START, stamp
+from support.operator_world import World
 
 GRACE = "JobDeploymentStatusTransitionGracePeriodExceeded"
 NOT_FOUND = "Submitter completed but Ray job not found in RayCluster."

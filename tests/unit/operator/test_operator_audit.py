@@ -11,7 +11,8 @@ from cloister_operator import metrics  # noqa: F401 (registers them)
 from cloister_operator.decide.audit import audit_entries, deletion_entry
 from cloister_operator.names import Step
 from cloister_operator.observe.gpu_time import gpu_seconds
-from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World
+from support.operator_values import OUTPUT, PREPARED, PUBLISHED
+from support.operator_world import World
 
 
 def entries(world: World) -> list[dict[str, object]]:

@@ -15,7 +15,8 @@ from cloister_operator.reconcile import Reconciler
 from cloister_operator.settings_file import Configuration
 from cloister_operator.store import Store
 from support.memory_cluster import KINDS, MemoryCluster
-from support.operator_world import PREPARED, World
+from support.operator_values import PREPARED
+from support.operator_world import World
 
 KEY = ("legal", "contracts")
 KILLED = {"terminated": {"exitCode": 137, "reason": "Error"}}

@@ -11,7 +11,8 @@ import pytest
 from cloister_api.events import Done, FailureSeen, Progress, format_event
 from cloister_api.reasons import FailureReason
 from cloister_operator.names import Step
-from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World, settings
+from support.operator_values import OUTPUT, PREPARED, PUBLISHED, settings
+from support.operator_world import World
 
 SUCCESS = json.dumps({"version": 1, "outcome": "Succeeded", "result": PREPARED})
 REFUSAL = json.dumps({"version": 1, "outcome": "Refused", "reason": "ModelNotFound", "message": "It is not there."})

@@ -12,7 +12,8 @@ from cloister_api.events import FailureSeen
 from cloister_api.reasons import FailureReason
 from cloister_operator.names import Step
 from support.memory_cluster import MemoryCluster, run
-from support.operator_world import PREPARED, PUBLISHED, World
+from support.operator_values import PREPARED, PUBLISHED
+from support.operator_world import World
 
 
 def labelled(world: World) -> None:

@@ -6,7 +6,8 @@ import json
 
 from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Progress
 from cloister_operator.names import Step
-from support.operator_world import OUTPUT, PREPARED, PUBLISHED, World
+from support.operator_values import OUTPUT, PREPARED, PUBLISHED
+from support.operator_world import World
 
 
 def test_an_adapter_that_the_run_in_resume_from_trained_is_published_without_a_gpu() -> None:

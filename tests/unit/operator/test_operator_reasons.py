@@ -9,8 +9,10 @@ import pytest
 from cloister_api.events import CheckpointSaved, FailureSeen
 from cloister_api.reasons import ConditionReason, FailureReason
 from cloister_operator.decide.messages import NEXT_STEPS
-from support.operator_cases import CASES, SAID_BY_THE_DRIVER_RETRIED, Case, driver_said, preparing
-from support.operator_world import START, World
+from support.operator_cases import CASES, SAID_BY_THE_DRIVER_RETRIED, Case
+from support.operator_plays import driver_said, preparing
+from support.operator_values import START
+from support.operator_world import World
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -11,7 +11,8 @@ from cloister_api.events import CheckpointSaved, Done, FailureSeen
 from cloister_api.reasons import FailureReason
 from cloister_operator.decide.actions import Create
 from cloister_operator.names import Step
-from support.operator_world import PREPARED, PUBLISHED, World
+from support.operator_values import PREPARED, PUBLISHED
+from support.operator_world import World
 
 SEQUENCES = 200
 LENGTH = 60

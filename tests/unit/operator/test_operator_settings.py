@@ -10,7 +10,8 @@ from cloister_api.yaml_tree import read_documents
 from cloister_operator.settings import Settings
 from cloister_operator.settings_file import SettingsError, load_configuration, parse_settings
 from cloister_operator.settings_page import PAGE, render_settings
-from support.operator_world import SETTINGS_YAML, World
+from support.operator_values import SETTINGS_YAML
+from support.operator_world import World
 
 ROOT = Path(__file__).resolve().parents[3]
 
