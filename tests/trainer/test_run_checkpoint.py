@@ -8,14 +8,17 @@ import random
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from cloister_api.errors import CloisterError
+from cloister_api.events import Progress
 from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
 from cloister_trainer.records import PlanFile
@@ -30,7 +33,9 @@ from cloister_trainer.train.checkpoint import (
     resume_settings,
 )
 from cloister_trainer.train.failures import explain
+from cloister_trainer.train.messages import Ended
 from cloister_trainer.train.state import TrainState
+from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
 
@@ -141,6 +146,22 @@ def test_the_newest_is_that_of_the_highest_step_whatever_the_clock_said(tiny: Ti
     assert sorted(path.name for path in tiny.stored("checkpoints").iterdir()) == ["step-000010", "step-000011"]
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_it_holds_adapter_and_optimizer_and_nothing_of_the_base(tmp_path: Path, inputs: Path, stage: int) -> None:
+    """12 bytes for each trainable parameter, whatever the stage and the number of ranks, and a few kB of words."""
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, stage=stage, steps=2)
+    assert run_ranks(tiny, 2).end() == Ended("finished", 2)
+    adapter = load(tiny.adapter())
+    trainable = sum(tensor.numel() for tensor in adapter.values())
+    files = {path.name: path for path in tiny.stored("checkpoints/step-000002").iterdir()}
+    assert set(files) == {"index.json", "state.safetensors"}
+    assert 12 * trainable < sum(path.stat().st_size for path in files.values()) < 12 * trainable + 16 * 1024
+    state = load_file(files["state.safetensors"])
+    assert sum(tensor.nbytes for tensor in state.values()) == 12 * trainable
+    assert len(state) == 3 * len(adapter)
+    assert all(torch.equal(state[name], tensor) for name, tensor in adapter.items())
+
+
 def test_no_decision_of_training_asks_the_wall_clock() -> None:
     """A clock that jumps can make nothing late, stale or newest: it is read for a name and for what people read."""
     wall_clock = re.compile(
@@ -248,3 +269,31 @@ def test_a_full_scratch_disk_is_the_local_disk_s_and_leaves_no_file(tiny: TinyRu
     assert "ephemeral storage" in failure.message
     assert list(small_disk.iterdir()) == []
     assert newest_step(open_storage(), tiny.run.layout) == 0
+
+
+def test_a_disk_that_fills_up_under_a_run_is_named_and_costs_not_a_bit(
+    tmp_path: Path, inputs: Path, small_disk: Path
+) -> None:
+    constant = {"scheduler": "Constant", "warmupRatio": 0}
+    settings: dict[str, Any] = {"inputs": inputs, "training": constant, "checkpoint": {"interval": "0s"}}
+    filler = (small_disk / "filler").open("wb", buffering=0)
+
+    def fill(message: Any, _act: Callable[[str], None]) -> None:
+        if isinstance(message, Progress) and message.step >= 5:
+            with suppress(OSError):
+                while True:
+                    filler.write(bytes(512))
+
+    out = {"uri": (tmp_path / "out").as_uri()}
+    stopped = make_run(small_disk, output=out, steps=5000, **settings)
+    with filler, pytest.raises(CloisterError) as full:
+        run_ranks(stopped, watch=fill).end()
+    assert full.value.reason is FailureReason.LOCAL_DISK_FULL
+    made = newest_step(open_storage(), stopped.run.layout)
+    assert 0 < made < 5000
+    (small_disk / "filler").unlink()
+    going_on = make_run(small_disk, output=out, steps=made + 3, **settings)
+    assert run_ranks(going_on).end() == Ended("finished", made + 3)
+    whole = make_run(tmp_path / "whole", steps=made + 3, **settings)
+    run_ranks(whole).end()
+    assert going_on.adapter() == whole.adapter()

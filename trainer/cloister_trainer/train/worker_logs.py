@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from cloister_api.errors import CloisterError
@@ -21,7 +22,8 @@ _QUIET = ("filelock", "urllib3", "botocore", "boto3", "s3transfer", "DeepSpeed",
 class RankLog:
     """Python's log records, and stacks after a crash, in one file; what Python logs also goes to standard error.
 
-    Rows of the dataset are never logged: our own code logs no content, and libraries log from WARNING on.
+    Rows of the dataset are never logged: our own code logs no content, and libraries log from WARNING on. A disk that
+    takes no more costs lines of the log and nothing else: it must not hide why the rank ended.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -43,11 +45,13 @@ class RankLog:
 
     def trace(self, error: BaseException) -> None:
         """The full trace, for whoever reads the log; a user sees only the sentence."""
-        self.file.write("".join(traceback.format_exception(error)))
+        with suppress(OSError):
+            self.file.write("".join(traceback.format_exception(error)))
 
     def stacks(self) -> None:
         """The stacks of all threads."""
-        self.file.write(f"Stacks of process {os.getpid()}:\n")
+        with suppress(OSError):
+            self.file.write(f"Stacks of process {os.getpid()}:\n")
         faulthandler.dump_traceback(self.file, all_threads=True)
 
     def close(self) -> None:
@@ -56,7 +60,8 @@ class RankLog:
         for handler in self._handlers:
             root.removeHandler(handler)
         faulthandler.disable()
-        self.file.close()
+        with suppress(OSError):
+            self.file.close()
 
 
 def upload_log(storage: Storage, path: Path, uri: str) -> None:
