@@ -160,14 +160,25 @@ def with_bad_merges(model: dict[str, Any]) -> None:
     model["merges"] = [["no such token", "nor this"]]
 
 
-@pytest.mark.parametrize("spoil", [with_unknown_type, with_bad_merges])
-def test_a_tokenizer_that_the_library_cannot_use(job: DataJob, tmp_path: Path, spoil: Any) -> None:
+def with_hardly_a_letter(model: dict[str, Any]) -> None:
+    model.update(vocab={"b": 0}, merges=[])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (with_unknown_type, "the tokenizer cannot be loaded"),
+        (with_bad_merges, "the tokenizer cannot be loaded"),
+        (with_hardly_a_letter, r"the tokenizer, which transformers loads as \w+, drops text"),
+    ],
+)
+def test_a_tokenizer_that_the_library_cannot_use(job: DataJob, tmp_path: Path, spoil: Any, told: str) -> None:
     folder = tmp_path / "tokenizer"
     shutil.copytree(job.tokenizer_folder, folder)
     content = json.loads((folder / "tokenizer.json").read_text())
     spoil(content["model"])
     (folder / "tokenizer.json").write_text(json.dumps(content))
     job.write([GOOD])
-    with pytest.raises(CloisterError, match="the tokenizer cannot be loaded") as raised:
+    with pytest.raises(CloisterError, match=told) as raised:
         DataJob(job.folder, folder).prepare()
     assert raised.value.reason is FailureReason.MODEL_UNSUPPORTED

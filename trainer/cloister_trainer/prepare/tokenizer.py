@@ -90,9 +90,11 @@ def stop_ids(model_folder: Path) -> list[int]:
 
 
 def tokenizer_kit(tokenizer: Any, stops: Sequence[int] = ()) -> TokenizerKit:
-    """The kit of a loaded fast tokenizer; `stops` are the model's `stop_ids`."""
+    """The kit of a loaded fast tokenizer; `stops` are the model's `stop_ids`. Raises CloisterError ModelUnsupported."""
     around = tokenizer(_PROBE)["input_ids"]
     inside = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if not inside:
+        raise _unsupported(f"the tokenizer, which transformers loads as {type(tokenizer).__name__}, drops text")
     before = next(i for i in range(len(around)) if around[i : i + len(inside)] == inside)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     backend.update(post_processor=None, truncation=None, padding=None)
