@@ -14,7 +14,6 @@ from cloister_trainer.model.config import position_switch, read_config
 from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.prepare.tokenizer import load_tokenizer
 from cloister_trainer.publish.adapter_checks import check_adapter
-from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.layout import collate
 from cloister_trainer.train.lora import save_adapter, trainable_parameters
 from cloister_trainer.train.selftests import (
@@ -24,6 +23,7 @@ from cloister_trainer.train.selftests import (
     check_moved,
     frozen_checksums,
 )
+from support.stock_peft import logits_as_trained, logits_of_stock
 from support.tiny_inputs import make_tokenizer
 from support.tiny_models import (
     SETTINGS,
@@ -33,7 +33,6 @@ from support.tiny_models import (
     all_with_experts,
     attending_by,
     save_tiny_model,
-    stock_layers,
     with_adapter,
 )
 
@@ -162,18 +161,8 @@ def train(module: Any, examples: ListExamples, steps: int) -> list[float]:
 
 def assert_it_reloads(module: Any, base: Path, folder: Path) -> None:
     """Stock PEFT on stock transformers has the trained model's logits: the same bits where both multiply alike."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     save_adapter(module.model, adapter_state(module.model), folder, "s3://models/base")
-    ids = torch.arange(3, 43)[None]
-    with torch.no_grad(), module.evaluating(), stock_attention(module.base):
-        attention = module.base.config._attn_implementation
-        as_trained = module.model(input_ids=ids, use_cache=False).logits
-        with stock_layers(module.model):
-            as_peft_multiplies = module.model(input_ids=ids, use_cache=False).logits
-    stock = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=attention)
-    with torch.no_grad():
-        reloaded = PeftModel.from_pretrained(stock, folder).eval()(input_ids=ids, use_cache=False).logits
+    as_trained, as_peft_multiplies, attention = logits_as_trained(module)
+    _, reloaded = logits_of_stock(base, folder, attention)
     assert torch.equal(as_peft_multiplies, reloaded)
     assert float((as_trained - reloaded).abs().max()) <= ROUNDING * max(1.0, float(reloaded.abs().max()))

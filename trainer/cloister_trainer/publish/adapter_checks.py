@@ -84,7 +84,8 @@ def _check_keys(config: PeftConfig, shapes: dict[str, list[int]], model_folder: 
         base = AutoModelForCausalLM.from_config(model_config, trust_remote_code=False)
         model = PeftModel(base, config, low_cpu_mem_usage=True)
         state = {name: torch.empty(shape) for name, shape in shapes.items()}
-    missing = sorted(set(get_peft_model_state_dict(model)) - set(shapes))
+    # No embedding is adapted. Left to itself PEFT looks for the base model's config.json on a hub, to see it.
+    missing = sorted(set(get_peft_model_state_dict(model, save_embedding_layers=False)) - set(shapes))
     if missing:
         raise _invalid(f"{ADAPTER_FILE} lacks {_some(missing)}, which {CONFIG_FILE} and the model's config ask for")
     try:
