@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -44,15 +45,18 @@ def run_ranks(
     attempt: int = 1,
     as_if_large: bool = False,
     told_steps: int = 0,
+    hangs_at: int | None = None,
+    step_s: float = 0,
 ) -> Ranks:
     """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
 
     `watch` sees each of rank 0's messages; its second argument acts: `stop` asks for a checkpoint and an end, `abort`
     for stacks and an end, `kill` ends all ranks with SIGKILL, `freeze` stops the last one with SIGSTOP. When a rank
     ends by itself without a result, the others are killed, as Ray would do. Of the first `told_steps` steps rank 0's
-    messages hold a `tiny_rank.StepTold`.
+    messages hold a `tiny_rank.StepTold`. In step `hangs_at` the last rank waits for ever, in Python. Each
+    step takes `step_s` seconds at least.
     """
-    from support import tiny_rank
+    from support import odd_rank, tiny_rank
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -76,7 +80,9 @@ def run_ranks(
             as_if_large,
             told_steps,
         )
-        process = context.Process(target=tiny_rank.main, args=(task, theirs, request), daemon=True)
+        hangs = hangs_at is not None and rank == world_size - 1
+        main = partial(odd_rank.hanging, hangs_at) if hangs else partial(odd_rank.slow, step_s)
+        process = context.Process(target=main, args=(task, theirs, request), daemon=True)
         process.start()
         theirs.close()
         pipes.append(mine)

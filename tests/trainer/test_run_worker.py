@@ -248,7 +248,22 @@ def poison_a_token(inputs: Path, folder: str = "tokens-24-0", shard: str = "trai
     (inputs / "model.json").unlink()
 
 
-def test_a_rank_that_hangs_leaves_the_stacks(tmp_path: Path, inputs: Path) -> None:
+def test_a_rank_that_hangs_in_a_step_leaves_its_stacks_and_those_of_the_rank_that_waits_for_it(
+    tmp_path: Path, inputs: Path
+) -> None:
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, progressDeadlineSeconds=30)
+    ranks = run_ranks(tiny, 2, hangs_at=3)
+    failure = ranks.messages[-1]
+    assert failure.reason is FailureReason.NO_PROGRESS
+    logs = tiny.stored("attempts/1/logs")
+    assert failure.message.endswith(f"stacks are in file://{logs}/rank-00.log, those of the other ranks beside it.")
+    waiting, hanging = ((logs / f"rank-0{rank}.log").read_text().split("Stacks of process")[1] for rank in range(2))
+    assert "in make_steps" in waiting and "in oddly" not in waiting
+    assert "in make_steps" in hanging and "in oddly" in hanging
+    assert "Rank 1 on localhost made no progress" in (logs / "rank-01.log").read_text()
+
+
+def test_a_rank_that_no_longer_runs_leaves_the_stacks_of_the_others(tmp_path: Path, inputs: Path) -> None:
     tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=30)
     ranks = run_ranks(tiny, 2, at_step(5, "freeze"))
     failure = ranks.messages[-1]

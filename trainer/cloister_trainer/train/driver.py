@@ -234,9 +234,14 @@ class Driver:
                 self._take(message, seen)
             if quiet_s > deadline_s and not over:
                 seen.failures.append(
-                    CloisterError(FailureReason.NO_PROGRESS, f"A worker has been silent for {quiet_s:.0f} s.")
+                    CloisterError(
+                        FailureReason.NO_PROGRESS,
+                        f"A worker has been silent for {quiet_s:.0f} s. The stacks of the others' ranks are in "
+                        f"{self._run.layout.logs(self._attempt)}.",
+                    )
                 )
-                break
+            if any(failure.reason is FailureReason.NO_PROGRESS for failure in seen.failures):
+                break  # the others store their stacks when they are asked to end, which a stalled rank waits for
             if self._interruption.asked.is_set() and not over:
                 if not seen.stepping:
                     self._abort(group)

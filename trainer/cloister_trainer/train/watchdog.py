@@ -11,8 +11,9 @@ from typing import Self
 from cloister_trainer.train.messages import Request, Sink
 
 POLL_S = 0.5
-SPREAD_S = 3.0
-"""Stalled ranks wait for one another's stacks and messages before the first one ends and takes the group with it."""
+SPREAD_S = 6.0
+"""A stalled rank takes the group with it when it ends: before, it waits for the stacks of the others, which stall, too,
+or are asked for them by the driver."""
 EXIT_CODE = 70
 
 

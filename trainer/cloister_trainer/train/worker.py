@@ -44,8 +44,10 @@ def run_worker(context: WorkerContext) -> Ended:
     rank_log = RankLog(context.log_path, context.rank)
     state = TrainState()
 
+    log_uri = context.run.layout.rank_log(context.attempt, context.rank)
+
     def store_log() -> None:
-        upload_log(context.storage, context.log_path, context.run.layout.rank_log(context.attempt, context.rank))
+        upload_log(context.storage, context.log_path, log_uri)
 
     def fail(error: BaseException) -> CloisterError:
         failure = explain(error, step=state.step, node=context.node)
@@ -63,7 +65,7 @@ def run_worker(context: WorkerContext) -> Ended:
             CloisterError(
                 FailureReason.NO_PROGRESS,
                 f"Rank {context.rank} on {context.node} made no progress for {seconds:.0f} s after step {state.step}. "
-                f"The stacks of all ranks are in {context.run.layout.root}/attempts/{context.attempt}/logs.",
+                f"Its stacks are in {log_uri}, those of the other ranks beside it.",
             )
         )
 

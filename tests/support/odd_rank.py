@@ -1,0 +1,50 @@
+"""Ranks that behave oddly: one that hangs inside a step, and ranks whose steps are slow."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+STEP_S = "TINY_STEP_S"
+"""Environment: how long each step takes at least, in seconds."""
+
+
+def hanging(step: int, *arguments: Any) -> None:
+    """`tiny_rank.main` of a rank that waits, in Python, for an event that never comes, when it begins the step."""
+    from support import tiny_rank
+
+    before_each_step(lambda beginning: threading.Event().wait() if beginning == step else None)
+    tiny_rank.main(*arguments)
+
+
+def slow(step_s: float, *arguments: Any) -> None:
+    """`tiny_rank.main` of a rank whose steps take so long at least."""
+    from support import tiny_rank
+
+    if step_s:
+        before_each_step(lambda _: time.sleep(step_s))
+    tiny_rank.main(*arguments)
+
+
+def slow_on_ray(config: dict[str, Any]) -> None:
+    """`train_on_ray` of a rank whose steps take as long as the environment says."""
+    from cloister_trainer.train.loop import train_on_ray
+
+    before_each_step(lambda _: time.sleep(float(os.environ[STEP_S])))
+    train_on_ray(config)
+
+
+def before_each_step(act: Callable[[int], object]) -> None:
+    """Have this process call `act` with a step's number when it begins to compute the step."""
+    from cloister_trainer.train import worker
+
+    accumulate = worker.accumulate
+
+    def oddly(context: Any, built: Any, batch: Any, watchdog: Any) -> Any:
+        act(batch.step)
+        return accumulate(context, built, batch, watchdog)
+
+    worker.accumulate = oddly
