@@ -12,6 +12,11 @@ from cloister_api.reasons import FailureReason
 
 _R = FailureReason
 
+MORE_HOST_MEMORY = (
+    "Give the workers more memory (pods.worker.resources.limits), or set training.microBatchTokens lower."
+)
+"""What helps whenever a worker's host memory was too little."""
+
 _SIGNS: tuple[tuple[FailureReason, tuple[str, ...], str], ...] = (
     (
         _R.GPU_OUT_OF_MEMORY,
@@ -21,7 +26,7 @@ _SIGNS: tuple[tuple[FailureReason, tuple[str, ...], str], ...] = (
     (
         _R.OUT_OF_MEMORY,
         ("can't allocate memory", "cannot allocate memory", "defaultcpuallocator", "std::bad_alloc"),
-        "A worker ran out of host memory. Give the workers more memory, or set training.microBatchTokens lower.",
+        f"A worker ran out of host memory. {MORE_HOST_MEMORY}",
     ),
     (
         _R.GPU_FAULT,
@@ -70,7 +75,7 @@ def _classify(error: BaseException) -> tuple[FailureReason, str]:
         if _is_full_disk(cause):
             return _R.LOCAL_DISK_FULL, "The local disk is full. Give the workers more ephemeral storage."
         if isinstance(cause, MemoryError):
-            return _R.OUT_OF_MEMORY, "A worker ran out of host memory. Give the workers more memory."
+            return _R.OUT_OF_MEMORY, f"A worker ran out of host memory. {MORE_HOST_MEMORY}"
         text = f"{type(cause).__name__}: {cause}".lower()
         for reason, signs, sentence in _SIGNS:
             if isinstance(cause, RuntimeError | ConnectionError | TimeoutError) and any(sign in text for sign in signs):

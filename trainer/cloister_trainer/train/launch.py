@@ -44,6 +44,7 @@ from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.event_sink import EventSink
+from cloister_trainer.train.failures import MORE_HOST_MEMORY
 from cloister_trainer.train.loop import EvictionCallback, node_address, train_on_ray
 from cloister_trainer.train.messages import Message, Request
 
@@ -282,8 +283,8 @@ class WorkerGroup:
             if LOW_ON_MEMORY in str(error):
                 return CloisterError(
                     FailureReason.OUT_OF_MEMORY,
-                    f"Ray ended the worker processes of rank {lost} because their pod had almost no memory left. Give "
-                    "the workers more memory (pods.worker.resources.limits), or set training.microBatchTokens lower.",
+                    f"Ray ended the worker processes of rank {lost} because their pod had almost no memory left. "
+                    f"{MORE_HOST_MEMORY}",
                 )
             return CloisterError(
                 FailureReason.WORKERS_LOST, f"The worker processes of rank {lost} ended without saying why."

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.train.failures import CONSEQUENCES
+from cloister_trainer.train.failures import CONSEQUENCES, MORE_HOST_MEMORY
 
 ANSWER_S = 15.0
 COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
@@ -74,8 +74,8 @@ class MemoryKills:
             return failure
         return CloisterError(
             FailureReason.OUT_OF_MEMORY,
-            f"Worker processes on {', '.join(nodes)} were killed because their pod had no memory left. Give the "
-            "workers more memory (pods.worker.resources.limits), or set training.microBatchTokens lower.",
+            f"Worker processes on {', '.join(nodes)} were killed because their pod had no memory left. "
+            f"{MORE_HOST_MEMORY}",
             step=failure.step,
             node=nodes[0],
         )
