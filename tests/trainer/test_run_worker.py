@@ -175,6 +175,13 @@ def test_interrupted_it_goes_on_with_the_same_bits_or_on_another_number_of_ranks
     assert "movement" in stopped.checks()["selfTests"]
 
 
+def test_slow_steps_do_not_put_off_a_stop_to_the_end_of_a_further_one(tmp_path: Path, inputs: Path) -> None:
+    tiny = make_run(tmp_path, inputs=inputs, workers=2)
+    ranks = run_ranks(tiny, 2, at_step(2, "stop"), step_s=3)
+    assert ranks.end() == Ended("interrupted", 3)
+    assert [event.step for event in ranks.of(CheckpointSaved)] == [3]
+
+
 def test_early_stopping_publishes_the_best_adapter(tmp_path: Path, inputs: Path) -> None:
     training = {"learningRate": 0.3, "scheduler": "Constant", "warmupRatio": 0}
     evaluation = {"everySteps": 1, "earlyStopping": {"patience": 3}}

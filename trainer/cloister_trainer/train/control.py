@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -37,23 +38,26 @@ class StepResult:
     grad_norm: float
     wishes: Wishes
     """A wish holds when any rank has it."""
+    seconds: float
+    """From the step before to this one, on the average of the ranks."""
 
 
 @dataclass(frozen=True)
 class _Posted:
     step: int
     vector: Tensor
-    """float64 [5] in host memory: loss sum, gradient norm, and one count for each wish."""
+    """float64 [6] in host memory: loss sum, gradient norm, one count for each wish, and seconds."""
     work: dist.Work | None
     copied: torch.cuda.Event | None
 
 
 class Control:
-    """Posts a step's sums and wishes, and reads them one step later: no step waits for the network or the device."""
+    """Posts a step's sums and wishes, to be read one step later: no step waits for the network or the device."""
 
     def __init__(self, world_size: int, device: torch.device) -> None:
         self._world_size, self._device = world_size, device
         self._posted: deque[_Posted] = deque()
+        self._posted_at = time.monotonic()
 
     def __len__(self) -> int:
         """Steps posted and not yet read."""
@@ -61,7 +65,9 @@ class Control:
 
     def post(self, step: int, loss_sum: Tensor, grad_norm: Tensor | float, wishes: Wishes) -> None:
         """Start the all-reduce of step `step`. `loss_sum` is this rank's; `grad_norm` is the same on all ranks."""
-        flags = torch.tensor([wishes.checkpoint, wishes.interrupt, wishes.evict], dtype=torch.float64)
+        seconds, self._posted_at = time.monotonic() - self._posted_at, time.monotonic()
+        own = [wishes.checkpoint, wishes.interrupt, wishes.evict, seconds / self._world_size]
+        flags = torch.tensor(own, dtype=torch.float64)
         norm = torch.as_tensor(grad_norm, dtype=torch.float64, device=self._device) / self._world_size
         vector = torch.cat((loss_sum.double().reshape(1), norm.reshape(1), flags.to(self._device, non_blocking=True)))
         work = dist.all_reduce(vector, async_op=True) if self._world_size > 1 else None
@@ -77,8 +83,8 @@ class Control:
             posted.copied.synchronize()
         elif posted.work is not None:
             posted.work.wait()
-        loss_sum, grad_norm, checkpoint, interrupt, evict = posted.vector.tolist()
-        return StepResult(posted.step, loss_sum, grad_norm, Wishes(checkpoint > 0, interrupt > 0, evict > 0))
+        loss_sum, grad_norm, checkpoint, interrupt, evict, seconds = posted.vector.tolist()
+        return StepResult(posted.step, loss_sum, grad_norm, Wishes(checkpoint > 0, interrupt > 0, evict > 0), seconds)
 
 
 def _copied_to_host(step: int, vector: Tensor, work: dist.Work | None) -> _Posted:

@@ -21,6 +21,7 @@ from cloister_trainer.train.metrics import MetricsBuffer, MetricsRow, peak_memor
 from cloister_trainer.train.state import TrainState
 
 _RATE_WINDOW_STEPS = 20
+_SLOW_STEP_S = 2.0
 
 
 class Moment:
@@ -58,6 +59,8 @@ class Recorder:
         self._made: deque[_Made] = deque()
         self._recent_s: deque[float] = deque(maxlen=_RATE_WINDOW_STEPS)
         self._began = Moment(self._context.device)
+        self.slow = True
+        """The same on all ranks: steps take so long that a step's wishes are not to wait for the end of the next."""
 
     def begin(self) -> None:
         """A step begins now."""
@@ -77,6 +80,7 @@ class Recorder:
             result = control.read()
             self._record(result, self._made.popleft())
             wishes = wishes | result.wishes
+            self.slow = result.seconds > _SLOW_STEP_S
         return wishes
 
     def _record(self, result: StepResult, made: _Made) -> None:

@@ -187,14 +187,15 @@ def make_steps(
             batch = feed.get(state.step + 1)
             rate = schedule.learning_rate(batch.step, plan.total_steps, training)
             loss_sum = accumulate(context, built, batch, watchdog)
-            # What the clock or a signal asks for is agreed on by all ranks, and known one step later.
+            # What the clock or a signal asks for is agreed on by all ranks, and known one step later, or now that
+            # steps are slow: whoever asked may have no time for another step.
             control.post(batch.step, loss_sum, built.engine.step(rate), saver.wishes())
             recorder.made(batch, rate)
             state.step = batch.step
             watchdog.beat()
 
             measuring = evaluation_due(state.step, plan.total_steps, feed.steps_per_epoch, evaluation)
-            wishes = recorder.settle(control, all_of_them=measuring)
+            wishes = recorder.settle(control, all_of_them=measuring or recorder.slow)
             tests.after_step()
             if measuring:
                 measure()
