@@ -16,13 +16,13 @@ from peft.tuners.lora.layer import ParamWrapper
 from cloister_api.spec_training import Lora, LoraTargets, Precision, TargetPreset
 from cloister_trainer.model.targets import Targets
 from cloister_trainer.train.lora import add_lora, trainable_parameters
-from cloister_trainer.train.lora_layers import LeanLinear, LeanWeight, lora_layers
+from cloister_trainer.train.lora_layers import LeanLinear, LeanWeight, lean_4bit, lora_layers
 from cloister_trainer.train.model import TrainingModule, load_base
 from cloister_trainer.train.targets import targets_in
 
 VOCABULARY = 128
 LONGEST = 96
-STOCK: dict[type, type] = {LeanLinear: peft_lora.Linear, LeanWeight: ParamWrapper}
+STOCK: dict[type, type] = {LeanLinear: peft_lora.Linear, LeanWeight: ParamWrapper, lean_4bit(): peft_lora.Linear4bit}
 
 COMMON = {
     "hidden_size": 32,
@@ -171,7 +171,7 @@ def with_adapter(
 ) -> TrainingModule:
     """The module that trains an adapter on the model in `folder`; `random_b`: one that is not without effect."""
     lora = lora or Lora(rank=4, alpha=8)
-    model = load_base(folder, precision, LONGEST)
+    model = load_base(folder, precision, LONGEST, lora.quantization)
     module = TrainingModule(add_lora(model, targets_of(folder, lora), lora, seed=1), precision)
     if random_b:
         randomise_b(module)

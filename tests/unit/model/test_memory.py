@@ -32,6 +32,7 @@ def model(billions: float, layers: int, hidden: int, adapted_experts: int = 0) -
         other_parameters=int(billions * 0.05e9),
         largest_parameter=128_256 * hidden,
         linear_parameters=layers * per_layer,
+        largest_linear=4 * hidden * hidden,
         hidden=hidden,
         vocabulary=128_256,
         heads=hidden // 128,
@@ -216,6 +217,11 @@ def test_nf4_holds_the_layers_in_four_bits() -> None:
     assert not plan_memory(plain).fits
 
 
+def test_a_product_in_four_bits_dequantises_the_largest_linear_weight_not_the_embedding() -> None:
+    parts = {part.name: part.bytes for part in plan_memory(inputs(MIDDLE, quantization=Quantization.NF4)).parts}
+    assert parts["NF4 dequantisation"] == 2 * 2 * MIDDLE.largest_linear < 2 * MIDDLE.largest_parameter
+
+
 def test_offloading_keeps_the_shards_out_of_the_gpu() -> None:
     plan = plan_memory(inputs(LARGE, 40, zero_stage=3, offload=Offload.PARAMETERS))
     assert plan.fits
@@ -249,6 +255,23 @@ def test_every_line_of_advice_was_planned() -> None:
     assert "distribution: {zeroStage: 3}" in fitting_lines(sharded)
     fewer = inputs(HUGE, 80, gpus=8, workers=4, min_workers=1)
     assert "distribution: {minWorkers: 4}" in fitting_lines(fewer)
+
+
+def test_four_bits_are_advised_where_they_fit_and_can_be_had() -> None:
+    line = "lora: {quantization: NF4}"
+    given = inputs(LARGE, 80)
+    assert line in fitting_lines(given)
+    assert line in fitting_lines(replace(given, zero_stage=2))
+    assert line not in fitting_lines(replace(given, quantizable=False))
+    assert line not in fitting_lines(replace(given, zero_stage=3, gpus_per_worker=2))
+    assert line not in fitting_lines(inputs(HUGE, 80))
+
+
+@pytest.mark.parametrize("stage", [None, 2])
+def test_no_advice_leaves_four_bits_for_a_stage_that_cannot_have_them(stage: int | None) -> None:
+    given = inputs(HUGE, 80, gpus=8, quantization=Quantization.NF4, zero_stage=stage)
+    assert not plan_memory(given).fits
+    assert "zeroStage" not in does_not_fit(given, plan_memory(given))
 
 
 def test_where_nothing_helps_it_says_so() -> None:

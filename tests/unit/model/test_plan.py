@@ -99,7 +99,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"training": {"microBatchTokens": 128}},
         ["longest example has 300 tokens", "microBatchTokens to 300 or more, or maxLength to 128 or less"],
     ),
-    "NF4": ({"lora": {"quantization": "NF4"}}, ["NF4 is not trained yet"]),
     "memory that is no quantity": ({"distribution": {"gpuMemory": "0Gi"}}, ["gpuMemory is '0Gi'", "such as 80Gi"]),
     "a target that is not there": ({"lora": {"targets": {"modules": ["w1"]}}}, ["lora.targets.modules names w1"]),
 }

@@ -11,6 +11,7 @@ import pytest
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Training
+from cloister_trainer.model import settings
 from cloister_trainer.model.settings import check_before_data, max_length
 from cloister_trainer.prepare.main import make_plan
 from cloister_trainer.reporter import PlainConsole, Reporter
@@ -20,7 +21,6 @@ from support.model_folders import config, llama_tensors, mixtral_tensors, write_
 from support.plans import a_run, an_inspected_model
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "NF4": ({"lora": {"quantization": "NF4"}}, "NF4 is not trained yet"),
     "longer than the model": ({"training": {"maxLength": 1000}}, "allows 512 tokens"),
     "memory that is no quantity": ({"distribution": {"gpuMemory": "0Gi"}}, "gpuMemory is '0Gi'"),
     "an adapter that is not there": (
@@ -52,6 +52,20 @@ def test_dropout_on_experts_and_servers_that_cannot_load_are_found_without_data(
         check_before_data(a_run(lora={**experts, "dropout": 0.1}), mixtral)
     with pytest.raises(CloisterError, match="vLLM does not load adapters of routed experts"):
         check_before_data(a_run(lora=experts, output={"uri": "s3://a/x", "servableBy": ["VLLM"]}), mixtral)
+
+
+def test_a_base_in_four_bits_has_no_routed_experts_and_needs_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run(lora={"quantization": "NF4"})
+    llama = an_inspected_model(config(), llama_tensors())
+    check_before_data(run, llama)
+    mixtral = an_inspected_model(config("mixtral", "MixtralForCausalLM", num_experts_per_tok=2), mixtral_tensors())
+    with pytest.raises(CloisterError, match=r"Mixtral.* routed experts, which are none\. Leave lora\.quantization out"):
+        check_before_data(run, mixtral)
+    with pytest.raises(CloisterError, match=r"64 does not divide .*: model\.layers\.0\.\S+ has \d+\. Train on GPUs"):
+        check_before_data(a_run(lora={"quantization": "NF4"}, distribution={"gpusPerWorker": 0}), llama)
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(CloisterError, match="needs the Python package bitsandbytes, and that is not installed"):
+        check_before_data(run, llama)
 
 
 def test_llama_cpp_scales_by_the_rank_and_knows_no_other_scale() -> None:

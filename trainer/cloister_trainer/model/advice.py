@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cloister_api.spec_cluster import Offload
-from cloister_api.spec_training import AutoMode
+from cloister_api.spec_training import AutoMode, Quantization
 from cloister_trainer.model.memory import MemoryPlan, plan_memory
 from cloister_trainer.model.memory_parts import GIB, PlanInputs
 from cloister_trainer.model.quantity import readable
@@ -67,7 +67,8 @@ def _changes(inputs: PlanInputs) -> Iterator[tuple[str, str, PlanInputs]]:
     if inputs.micro_batch_tokens is not None and inputs.micro_batch_tokens > inputs.longest:
         line = f"training: {{microBatchTokens: {inputs.longest}}}"
         yield "micro-batch", line, replace(inputs, micro_batch_tokens=inputs.longest)
-    if inputs.zero_stage is not None and inputs.zero_stage < 3 and inputs.devices > 1:
+    nf4 = inputs.quantization is Quantization.NF4
+    if inputs.zero_stage is not None and inputs.zero_stage < 3 and inputs.devices > 1 and not nf4:
         yield "stage", "distribution: {zeroStage: 3}", replace(inputs, zero_stage=3)
     length = inputs.longest // 2
     while length >= SHORTEST:
@@ -76,12 +77,14 @@ def _changes(inputs: PlanInputs) -> Iterator[tuple[str, str, PlanInputs]]:
     if inputs.min_workers < inputs.workers:
         line = f"distribution: {{minWorkers: {inputs.workers}}}"
         yield "minimum", line, replace(inputs, min_workers=inputs.workers)
+    if inputs.quantizable and not nf4 and (inputs.zero_stage or 0) < 3:
+        yield "quantization", "lora: {quantization: NF4}", replace(inputs, quantization=Quantization.NF4)
     workers = 2 * inputs.workers
     while workers <= MOST_WORKERS:
         more = replace(inputs, workers=workers, min_workers=workers)
         yield "workers", f"distribution: {{workers: {workers}}}", more
         workers *= 2
-    if inputs.offload is Offload.NONE:
+    if inputs.offload is Offload.NONE and not nf4:
         offloaded = replace(inputs, zero_stage=3, offload=Offload.PARAMETERS)
         yield "offload", "distribution: {zeroStage: 3, offload: Parameters}", offloaded
 

@@ -59,6 +59,8 @@ class ModelCost:
     """Elements of the largest single weight."""
     linear_parameters: int
     """Elements of the layers' linear modules, which NF4 quantises; fused experts are not among them."""
+    largest_linear: int
+    """Elements of the largest of these."""
     hidden: int
     vocabulary: int
     heads: int
@@ -110,7 +112,7 @@ def model_cost(
             grouped[place[0]][place[1]] = shape
         else:
             other += prod(shape)
-    visited = _experts_per_token(config)
+    visited, linear = _experts_per_token(config), _linear_sizes(live)
     layers = [
         LayerCost(
             parameters=sum(prod(shape) for shape in shapes.values()),
@@ -126,7 +128,8 @@ def model_cost(
         layers=tuple(layers),
         other_parameters=other,
         largest_parameter=max(prod(shape) for shape in (live.parameters | live.experts).values()),
-        linear_parameters=_linear_parameters(live),
+        linear_parameters=sum(linear),
+        largest_linear=max(linear, default=0),
         hidden=config["hidden_size"],
         vocabulary=config["vocab_size"],
         heads=config["num_attention_heads"],
@@ -214,8 +217,8 @@ def _expert_width(module: str, shape: tuple[int, ...]) -> int:
     return shape[1] + shape[2] + min(shape[1], shape[2])
 
 
-def _linear_parameters(live: LiveTensors) -> int:
-    return sum(prod(shape) for name, shape in live.parameters.items() if layer_of(name) and len(shape) == 2)
+def _linear_sizes(live: LiveTensors) -> list[int]:
+    return [prod(shape) for name, shape in live.parameters.items() if layer_of(name) and len(shape) == 2]
 
 
 def _experts_per_token(config: Mapping[str, Any]) -> int:

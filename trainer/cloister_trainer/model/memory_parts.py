@@ -68,6 +68,8 @@ class PlanInputs:
     zero_stage: int | None = None
     offload: Offload = Offload.NONE
     quantization: Quantization = Quantization.NONE
+    quantizable: bool = True
+    """Whether the family's base can be held in 4 bits."""
     checkpointing: AutoMode = AutoMode.AUTO
     micro_batch_tokens: int | None = None
     packing: bool = True
@@ -167,8 +169,8 @@ def _gathers(inputs: PlanInputs, choice: Choice) -> Iterator[MemoryPart]:
     elif inputs.quantization is Quantization.NF4:
         yield MemoryPart(
             name="NF4 dequantisation",
-            bytes=2 * inputs.cost.largest_parameter * inputs.cost.element_bytes,
-            note="the largest weight in bf16, forward and backward",
+            bytes=2 * inputs.cost.largest_linear * inputs.cost.element_bytes,
+            note="the largest weight in full, forward and backward",
         )
 
 

@@ -19,7 +19,14 @@ from cloister_trainer.model.host import disk_parts, host_parts
 from cloister_trainer.model.memory import plan_memory
 from cloister_trainer.model.memory_parts import PlanInputs
 from cloister_trainer.model.plan_warnings import plan_warnings
-from cloister_trainer.model.settings import check_before_data, check_with_data, gpu_memory, max_length, packs
+from cloister_trainer.model.settings import (
+    can_quantise,
+    check_before_data,
+    check_with_data,
+    gpu_memory,
+    max_length,
+    packs,
+)
 from cloister_trainer.model.targets import Targets, resolve_targets
 from cloister_trainer.records import TokensIndex, TrainPlan
 
@@ -91,6 +98,7 @@ def plan_inputs(
         zero_stage=where.zero_stage,
         offload=where.offload,
         quantization=spec.lora.quantization,
+        quantizable=can_quantise(family),
         checkpointing=spec.training.gradient_checkpointing,
         micro_batch_tokens=spec.training.micro_batch_tokens,
         packing=spec.training.packing is not AutoMode.NEVER and packs(inspected, index.longest),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_api.spec_training import AutoMode, Quantization, TargetPreset, Training
 from cloister_trainer.model.config import position_switch
-from cloister_trainer.model.families import FAMILIES
+from cloister_trainer.model.families import FAMILIES, Family
 from cloister_trainer.model.folder import InspectedModel
 from cloister_trainer.model.quantity import quantity_bytes
 from cloister_trainer.model.servers import check_servers
 from cloister_trainer.model.targets import Targets, resolve_targets
+from cloister_trainer.model.tensors import layer_of, live_tensors
 from cloister_trainer.records import TokensIndex
 
 DEFAULT_MAX_LENGTH = 4096
+NF4_BLOCK = 64
+"""Elements of a weight in 4 bits that share a scale."""
 
 
 def check_before_data(run: Run, inspected: InspectedModel) -> tuple[Targets, list[str]]:
@@ -31,16 +36,43 @@ def check_before_data(run: Run, inspected: InspectedModel) -> tuple[Targets, lis
             "Leave packing at Auto."
         )
     if spec.lora.quantization is Quantization.NF4:
-        raise _invalid(
-            "lora.quantization NF4 is not trained yet: remove it. Where the base does not fit into one GPU, "
-            "distribution.zeroStage 3 divides it among several."
-        )
+        check_nf4(run, inspected)
     if spec.lora.dropout > 0 and spec.lora.targets.preset is TargetPreset.ALL_WITH_EXPERTS and family.experts:
         raise _invalid("lora.dropout cannot be applied to routed experts. Set it to 0, or use the preset Auto.")
     targets = resolve_targets(inspected.config, inspected.tensors, spec.lora)
     return targets, check_servers(
         spec.output.servable_by or [], family, targets, rank_stabilized=spec.lora.rank_stabilized
     )
+
+
+def check_nf4(run: Run, inspected: InspectedModel) -> None:
+    """Raises SpecInvalid where this base cannot be held in 4 bits."""
+    family = FAMILIES[inspected.record.model_type]
+    if not can_quantise(family):
+        raise _invalid(
+            f"lora.quantization is NF4, which bitsandbytes has for linear modules only: most weights of {family.title} "
+            "are those of its routed experts, which are none. Leave lora.quantization out. Where the base does not "
+            "fit into one GPU, distribution.zeroStage 3 divides it among several."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise _invalid(
+            "lora.quantization is NF4, which needs the Python package bitsandbytes, and that is not installed here. "
+            "Install the version in requirements/trainer.txt, or leave lora.quantization out."
+        )
+    if run.spec.distribution.gpus_per_worker == 0:
+        live = live_tensors(family, inspected.config["num_hidden_layers"], inspected.tensors)
+        for name, shape in live.parameters.items():
+            if layer_of(name) and len(shape) == 2 and shape[1] % NF4_BLOCK:
+                raise _invalid(
+                    f"lora.quantization is NF4, and on CPUs bitsandbytes finds the wrong scales where {NF4_BLOCK} does "
+                    f"not divide a weight's number of inputs: {name} has {shape[1]}. Train on GPUs, or leave "
+                    "lora.quantization out."
+                )
+
+
+def can_quantise(family: Family) -> bool:
+    """Whether a base of this family can be held in 4 bits: routed experts are fused parameters, not linear modules."""
+    return family.experts is None
 
 
 def check_with_data(run: Run, inspected: InspectedModel, index: TokensIndex) -> None:

@@ -7,6 +7,8 @@ import json
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cloister_api.spec_cluster import Provenance
+from cloister_api.spec_training import Precision, Quantization
+from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.model.license_terms import terms_of
 from cloister_trainer.publish.facts import RunFacts
 from cloister_trainer.publish.gate import relative_improvement
@@ -16,6 +18,8 @@ from cloister_trainer.records import LicenseFinding
 CARD_FILE = "README.md"
 ORIGIN_HEADING = "## Licence and origin"
 PLOT_FILE = "loss.svg"
+COMPUTE_TYPES = {Precision.BF16: "bfloat16", Precision.FP32: "float32"}
+"""PyTorch's names of the types that matrix products are made in."""
 VLLM_DEFAULT_RANK = 16
 """The largest rank that vLLM takes when it is told nothing."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -39,7 +43,7 @@ _ENVIRONMENT = Environment(
 
 def render_card(facts: RunFacts) -> str:
     """The model card as Markdown."""
-    finding = facts.plan.model.license
+    finding, spec = facts.plan.model.license, facts.run.spec
     license_id, terms = finding.id.lower(), terms_of(finding.id)
     known = license_id in HUB_LICENSES
     context = {
@@ -48,6 +52,8 @@ def render_card(facts: RunFacts) -> str:
         "license_name": None if known else json.dumps(license_id),
         "base_model": json.dumps(facts.base_name),
         "base_model_cell": cell(facts.base_name),
+        "nf4": spec.lora.quantization is Quantization.NF4,
+        "compute_type": COMPUTE_TYPES[spec.training.precision],
         "terms": terms,
         "obligations": [cell(sentence) for sentence in obligations(finding, facts.run.name)],
         "distributed_name": distributed_name(terms, facts.run.name) if terms and terms.name_begins_with else None,
@@ -56,6 +62,7 @@ def render_card(facts: RunFacts) -> str:
         "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= facts.adapter.max_rank), VLLM_RANKS[-1]),
         "served_from_s3": facts.run.output.folder.startswith("s3://"),
         "plot": PLOT_FILE,
+        "own_class": FAMILIES[facts.plan.model.model_type].own_class,
         "origin_heading": ORIGIN_HEADING,
         "origin_rows": origin_rows(
             finding,

@@ -17,6 +17,7 @@ from cloister_trainer.model.memory_parts import reduce_bucket_elements
 from cloister_trainer.records import TrainPlan
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.model import TrainingModule, base_type
+from cloister_trainer.train.nf4 import quantised_weights
 
 NEVER = 1_000_000_000_000
 
@@ -144,14 +145,15 @@ class Engine:
     def _assert_dtypes(self, base_type: torch.dtype) -> None:
         """Adapter and optimizer in float32, the frozen base's matrices in the precision's type, at every stage."""
         module, trained = self.deepspeed.module, {id(parameter) for parameter in self.parameters.values()}
+        packed = {id(weight): weight for _, weight in quantised_weights(module)}
+        plain = [p for p in module.parameters() if id(p) not in trained | packed.keys() and _dimensions(p) == 2]
         expected = {
             "the optimizer": (torch.float32, {master.dtype for master in self.masters()}),
             "the adapter": (torch.float32, {parameter.dtype for parameter in self.parameters.values()}),
-            "the base": (
-                base_type,
-                {p.dtype for p in module.parameters() if id(p) not in trained and _dimensions(p) == 2},
-            ),
+            "the base": (base_type, {parameter.dtype for parameter in plain}),
         }
+        if packed:
+            expected["the base in 4 bits"] = (torch.uint8, {weight.dtype for weight in packed.values()})
         for what, (wanted, found) in expected.items():
             if found != {wanted}:
                 names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))

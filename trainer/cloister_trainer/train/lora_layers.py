@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from peft.tuners import lora as peft_lora
 from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
+from cloister_trainer.train.nf4 import is_quantised
 from cloister_trainer.train.randomness import DropoutKey, StatelessDropout
 
 ADAPTER = "default"
@@ -42,6 +44,16 @@ class LeanWeight(ParamWrapper):  # type: ignore[misc]
     forward = _forward
 
 
+@cache
+def lean_4bit() -> type:
+    """The class of an adapted linear module in 4 bits; PEFT has one to derive from only where bitsandbytes is."""
+
+    class LeanLinear4bit(peft_lora.Linear4bit):  # type: ignore[misc]
+        forward = _forward
+
+    return LeanLinear4bit
+
+
 def lora_layers(peft_model: nn.Module) -> dict[str, Any]:
     """Adapted layers by what they adapt, under the base model's names: a linear module, or a fused expert parameter."""
     layers: dict[str, Any] = {}
@@ -64,6 +76,8 @@ def make_lean(peft_model: nn.Module) -> None:
             layer.__class__ = LeanLinear
         elif type(layer) is ParamWrapper and not adapts_experts(layer):
             layer.__class__ = LeanWeight
+        elif is_quantised(layer.get_base_layer()):
+            layer.__class__ = lean_4bit()
 
 
 def add_dropout(peft_model: nn.Module, p: float, key: DropoutKey) -> None:

@@ -10,24 +10,34 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cloister_api.spec_training import Precision
+from cloister_api.spec_training import Precision, Quantization
 from cloister_trainer.model.complete import incomplete
 from cloister_trainer.model.config import native_config, read_config
-from cloister_trainer.train import attention
+from cloister_trainer.train import attention, nf4
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.loss import Head, summed_cross_entropy
 from cloister_trainer.train.randomness import StatelessDropout
 
+CPU = torch.device("cpu")
 
-def load_base(folder: Path, precision: Precision, longest: int) -> Any:
+
+def load_base(
+    folder: Path,
+    precision: Precision,
+    longest: int,
+    quantization: Quantization = Quantization.NONE,
+    device: torch.device = CPU,
+) -> Any:
     """The causal language model in `folder`, frozen, bf16 or fp32, on the CPU (or as an active zero.Init says).
 
-    `longest` is the length of the longest example in tokens. Raises ModelUnsupported where a weight of the model is not
-    in the files or has another shape there: transformers would draw it at random.
+    `longest` is the length of the longest example in tokens. With NF4 the layers' linear modules are in 4 bits, and the
+    model is on `device`, which quantises it. Raises ModelUnsupported where a weight of the model is not in the files or
+    has another shape there: transformers would draw it at random.
     """
     from transformers import AutoModelForCausalLM
 
     attention.register()
+    quantised = quantization is Quantization.NF4
     config = native_config(read_config(folder))
     model, loaded = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -39,11 +49,12 @@ def load_base(folder: Path, precision: Precision, longest: int) -> Any:
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # so that the names are told
         output_loading_info=True,
+        **(nf4.loading(base_type(precision), device) if quantised else {}),
     )
     strange = {name for name, *_ in loaded["mismatched_keys"]}
     if lacking := sorted({*loaded["missing_keys"], *strange}):
         raise incomplete(lacking)
-    return frozen(model)
+    return frozen(nf4.settle(model) if quantised else model)
 
 
 def base_type(precision: Precision) -> torch.dtype:

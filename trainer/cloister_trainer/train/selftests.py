@@ -19,6 +19,7 @@ from cloister_trainer.train.examples import Examples
 from cloister_trainer.train.layout import ExampleSource, collate
 from cloister_trainer.train.lora_layers import adapter_disabled
 from cloister_trainer.train.model import TrainingModule
+from cloister_trainer.train.nf4 import quantised_weights, scales
 
 _SEGMENTS = (24, 17, 31)
 _MOST_LABELS = 64
@@ -95,8 +96,13 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def frozen_checksums(module: nn.Module) -> dict[str, int]:
-    """The sum of each frozen parameter's raw bits as integers; at stage 3 of this rank's shard."""
+    """The sum of each frozen parameter's raw bits as integers; at stage 3 of this rank's shard.
+
+    What is held in 4 bits counts with its scales.
+    """
     frozen = {name: _bits(parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    for name, weight in quantised_weights(module):
+        frozen |= {f"{name}.{part}": _bits(tensor) for part, tensor in scales(weight).items()}
     if not frozen:
         return {}
     sums = torch.stack([bits.sum(dtype=torch.int64) for bits in frozen.values()])
@@ -111,7 +117,7 @@ def check_frozen(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     return f"{len(before)} base tensors unchanged"
 
 
-def _bits(parameter: nn.Parameter) -> Tensor:
+def _bits(parameter: Tensor) -> Tensor:
     data = (parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter).detach()
     integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[data.element_size()]
     return data.contiguous().view(integer)

@@ -51,7 +51,13 @@ def build(context: WorkerContext, inputs: Inputs, beat: Callable[[], None]) -> B
         torch.use_deterministic_algorithms(True)
     sharding = shard_while_loading(config) if stage == 3 else None
 
-    model = load_base(inputs.model.folder, training.precision, context.plan.data.longest)
+    model = load_base(
+        inputs.model.folder,
+        training.precision,
+        context.plan.data.longest,
+        run.spec.lora.quantization,
+        context.device,
+    )
     beat()
     targets = targets_in(inputs.model.folder, [file.name for file in context.plan.model.weight_files], run.spec.lora)
     peft_model = add_lora(model, targets, run.spec.lora, training.seed)
