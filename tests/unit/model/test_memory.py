@@ -255,6 +255,7 @@ def test_every_line_of_advice_was_planned() -> None:
     assert "distribution: {zeroStage: 3}" in fitting_lines(sharded)
     fewer = inputs(HUGE, 80, gpus=8, workers=4, min_workers=1)
     assert "distribution: {minWorkers: 4}" in fitting_lines(fewer)
+    assert "distribution: {workers: 8, minWorkers: 8}" in fitting_lines(fewer)
 
 
 def test_four_bits_are_advised_where_they_fit_and_can_be_had() -> None:

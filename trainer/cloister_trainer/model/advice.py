@@ -82,7 +82,8 @@ def _changes(inputs: PlanInputs) -> Iterator[tuple[str, str, PlanInputs]]:
     workers = 2 * inputs.workers
     while workers <= MOST_WORKERS:
         more = replace(inputs, workers=workers, min_workers=workers)
-        yield "workers", f"distribution: {{workers: {workers}}}", more
+        least = f", minWorkers: {workers}" if inputs.min_workers < inputs.workers else ""
+        yield "workers", f"distribution: {{workers: {workers}{least}}}", more
         workers *= 2
     if inputs.offload is Offload.NONE and not nf4:
         offloaded = replace(inputs, zero_stage=3, offload=Offload.PARAMETERS)
