@@ -66,6 +66,10 @@ control-plane-binaries: setup ## Build the control plane's programs into the use
 node-binaries: setup ## Build also kubelet, kube-proxy and CoreDNS; nothing happens when they are there
 	@PYTHONPATH=tests $(BIN)/python -m cluster.control_plane.binaries --node
 
+.PHONY: llama-cpp
+llama-cpp: setup ## Build llama.cpp into the user's cache; nothing happens when it is there
+	@PYTHONPATH=tests $(BIN)/python -m support.llama_cpp
+
 .PHONY: node-setup
 node-setup: ## Install containerd, runc, CNI plugins and the like where they are missing (Debian, as root)
 	@scripts/node-setup.sh
@@ -92,17 +96,18 @@ images-test: images ## Build the images and try each as a pod runs it: read-only
 ##@ Checks
 
 .PHONY: test
-test: lint typecheck verify $(if $(findstring tests/,$(PYTEST_ARGS)),,control-plane-binaries) ## All checks and tests that CI runs
+test: lint typecheck verify $(if $(findstring tests/,$(PYTEST_ARGS)),,control-plane-binaries) ## All checks and tests but those on a real cluster node
 	$(BIN)/pytest -m "$(MARKERS)" $(PYTEST_ARGS)
 
 .PHONY: test-cluster
 test-cluster: setup control-plane-binaries ## Only the tests on a real Kubernetes control plane
 	$(BIN)/pytest -m "$(MARKERS)" tests/cluster $(PYTEST_ARGS)
 
-E2E := setup $(if $(CLOISTER_E2E_CONTEXT),,node-setup node-binaries images)
+DOCKER := $(if $(filter e2e e2e-all,$(MAKECMDGOALS)),$(shell docker info >/dev/null 2>&1 && echo yes))
+E2E := setup $(if $(CLOISTER_E2E_CONTEXT),,$(if $(DOCKER),control-plane-binaries,node-setup node-binaries) images)
 E2E_TESTS = $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/e2e) $(PYTEST_ARGS)
 .PHONY: e2e
-e2e: $(E2E) ## End to end on the cluster that CLOISTER_E2E_CONTEXT names, else on a real node here, as root
+e2e: $(E2E) ## End to end on the cluster of CLOISTER_E2E_CONTEXT, else on kind's where docker answers, else on a real node here, as root
 	$(BIN)/pytest -m "not full" $(E2E_TESTS)
 
 .PHONY: e2e-all
@@ -110,7 +115,7 @@ e2e-all: $(E2E) ## Every scenario of the end-to-end tests
 	$(BIN)/pytest $(E2E_TESTS)
 
 .PHONY: soak
-soak: setup ## The long tests
+soak: setup llama-cpp ## The long tests
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
 .PHONY: lint

@@ -13,6 +13,7 @@ from cloister_operator.decide.draft import FINAL, Draft
 from cloister_operator.decide.evidence import Failure
 from cloister_operator.decide.messages import timestamp
 from cloister_operator.decide.policy import refusal
+from cloister_operator.decide.progress import note_end
 from cloister_operator.decide.results import EgressProof, read_prepared, read_published
 from cloister_operator.decide.steps import resume, run_step
 from cloister_operator.decide.training import is_trained, kept_back, train
@@ -133,6 +134,8 @@ def publish(d: Draft, spec: FineTuneJobSpec) -> bool:
     found = run_step(d, Step.PUBLISH, read_published)
     if found is not None:
         _note_egress(d, spec, found.egress)
+        if found.trained is not None:
+            note_end(d, found.trained)
         d.complete(found.output, found.evaluation, ConditionReason.PUBLISHED, "")
     return False
 

@@ -12,6 +12,7 @@ from cloister_api.units import format_duration
 from cloister_operator.decide.draft import Draft
 from cloister_operator.decide.evidence import Failure, pod_failure
 from cloister_operator.decide.messages import timestamp
+from cloister_operator.decide.results import Trained
 from cloister_operator.observe.facts import Container, Pod, RayRun
 
 NOTED = frozenset({FailureReason.OUT_OF_MEMORY, FailureReason.LOCAL_DISK_FULL, FailureReason.NODE_LOST})
@@ -69,6 +70,29 @@ def seen_termination(d: Draft) -> Failure | None:
     return Failure(reason, f"{reason.facts.meaning.rstrip('.')}{at}.", node=attempt.node)
 
 
+def note_end(d: Draft, end: Trained) -> None:
+    """The last step, as the published adapter's checks have it: the log's last lines may never have been read."""
+    if d.status.progress is None:
+        return
+    percent = _percent(end.step, end.total_steps)
+    d.set(
+        progress=d.status.progress.model_copy(
+            update={
+                "step": end.step,
+                "total_steps": end.total_steps,
+                "percent": percent,
+                "summary": f"{percent}%",
+                "loss": round(end.loss, LOSS_DIGITS),
+                "eta": format_duration(0),
+            }
+        )
+    )
+
+
+def _percent(step: int, total_steps: int) -> int:
+    return min(100, step * 100 // max(1, total_steps))
+
+
 def _note_checkpoint(d: Draft, run: RayRun) -> None:
     """A checkpoint newer than all before it: only such a one makes an attempt count as useful."""
     saved, known, attempt = run.log.checkpoint, d.status.checkpoint, d.open_attempt()
@@ -90,7 +114,7 @@ def _note_progress(d: Draft, run: RayRun) -> None:
         return
     if known is None or made.step > known.step:
         d.set(storage_unavailable_since=None)
-    percent = min(100, made.step * 100 // max(1, made.total_steps))
+    percent = _percent(made.step, made.total_steps)
     d.set(
         progress=ProgressStatus(
             step=made.step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, TypeVar
 
 from cloister_api.base import ApiModel
@@ -37,10 +38,20 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Where training ended."""
+
+    step: int
+    total_steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
 class Published:
     """What publish left."""
 
     output: OutputStatus
+    trained: Trained | None
     evaluation: EvaluationStatus | None
     egress: EgressProof
 
@@ -65,12 +76,24 @@ def read_prepared(result: Mapping[str, Any]) -> Prepared | None:
 def read_published(result: Mapping[str, Any]) -> Published | None:
     """publish's result."""
     output = _part(OutputStatus, result, "output")
-    return Published(output, evaluation_of(result), _proof_of_steps(result)) if output else None
+    if output is None:
+        return None
+    return Published(output, _trained(result), evaluation_of(result), _proof_of_steps(result))
 
 
 def evaluation_of(result: Mapping[str, Any]) -> EvaluationStatus | None:
     """The measurements in a result."""
     return _part(EvaluationStatus, result, "evaluation")
+
+
+def _trained(result: Mapping[str, Any]) -> Trained | None:
+    found = result.get("trained")
+    if not isinstance(found, dict):
+        return None
+    step, total, loss = (found.get(name) for name in ("step", "totalSteps", "loss"))
+    if type(step) is int and type(total) is int and 0 <= step <= total and isinstance(loss, float) and isfinite(loss):
+        return Trained(step, total, loss)
+    return None
 
 
 def _part(model: type[Part], result: Mapping[str, Any], key: str) -> Part | None:

@@ -79,10 +79,12 @@ def test_a_job_goes_through_all_phases_to_a_published_adapter() -> None:
     assert status.gpu_seconds == 800
     assert [(one.number, one.reason, one.gpu_seconds) for one in status.attempts or []] == [(1, "Complete", 800)]
 
-    world.succeed(Step.PUBLISH, PUBLISHED)
+    world.succeed(Step.PUBLISH, {**PUBLISHED, "trained": {"step": 120, "totalSteps": 120, "loss": 0.25}})
     status = world.settle()
     assert status.phase == "Complete"
     assert status.output and status.output.to_api() == OUTPUT
+    shown = status.progress
+    assert shown and (shown.step, shown.summary, shown.loss, shown.eta) == (120, "100%", 0.25, "0s"), "no log said so"
     assert world.conditions()["Complete"] == ("True", "Complete")
     assert "Failed" not in world.conditions()
     assert world.made[-2:] == ["RayJob contracts-1", "Job contracts-publish"]

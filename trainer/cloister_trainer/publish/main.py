@@ -38,13 +38,14 @@ class Published:
     """What status shows of a published adapter."""
 
     output: OutputStatus
-    evaluation: EvaluationStatus
+    checks: ChecksSummary
     egress: Egress
     """The proofs of this run's three steps."""
 
     def result(self) -> dict[str, Any]:
         """For the termination message."""
-        return {"output": self.output.to_api(), **_findings(self.evaluation, self.egress)}
+        end = {"step": self.checks.step, "totalSteps": self.checks.total_steps, "loss": self.checks.final_train_loss}
+        return {"output": self.output.to_api(), "trained": end, **_findings(self.checks.evaluation, self.egress)}
 
 
 def publish(
@@ -87,7 +88,7 @@ def publish(
     clean_up(run, plan, sealed, storage, clock)
     return Published(
         sealed.status(run.spec.output.uri),
-        sealed.manifest.checks.evaluation,
+        sealed.manifest.checks,
         _egress_of_run(run, plan, storage, sealed, egress or {}),
     )
 
