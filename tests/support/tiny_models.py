@@ -14,6 +14,7 @@ from peft.tuners import lora as peft_lora
 from peft.tuners.lora.layer import ParamWrapper
 
 from cloister_api.spec_training import Lora, LoraTargets, Precision, TargetPreset
+from cloister_trainer.model.config import make_known
 from cloister_trainer.model.targets import Targets
 from cloister_trainer.train.lora import add_lora, trainable_parameters
 from cloister_trainer.train.lora_layers import LeanLinear, LeanWeight, lean_4bit, lora_layers
@@ -91,6 +92,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flex_olmo": {"num_experts": 4, "num_experts_per_tok": 2},
     "minimax": {**LOCAL_EXPERTS, "head_dim": 8, "block_size": 16, "sliding_window": None},
     "gpt_oss": {**LOCAL_EXPERTS, "head_dim": 8, "sliding_window": 20},
+    "grok-1": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "attn_output_multiplier": 2.0,
+        "max_attn_value": 3.0,
+        "embedding_multiplier_scale": 2.5,
+        "output_multiplier_scale": 0.6,
+    },
 }
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -155,6 +164,7 @@ def save_tiny_model(folder: Path, model_type: str, dtype: torch.dtype = torch.fl
     from transformers import AutoConfig, AutoModelForCausalLM
 
     variant, changed = VARIANTS.get(model_type, (model_type, {}))
+    make_known(variant)
     config = AutoConfig.for_model(variant, **{**COMMON, **SETTINGS[variant], **changed, **settings})
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -69,8 +69,9 @@ def test_what_is_refused_has_a_reason_and_an_alternative(model: Unsupported, pag
     assert why.endswith(".") and instead.startswith("Use ")
 
 
-def test_grok_is_among_what_is_refused(page: str) -> None:
-    assert "| Grok-1, Grok-2 | `grok-1`" in section(page, "What cannot, and what to use instead")
+def test_grok_2_is_among_what_is_refused_and_grok_1_says_where_its_adapter_loads(page: str) -> None:
+    assert "| Grok-2 | `grok-2`" in section(page, "What cannot, and what to use instead")
+    assert "not in plain transformers, which has no class of it" in section(page, "grok-1")
 
 
 def test_every_usual_licence_has_its_terms(page: str) -> None:

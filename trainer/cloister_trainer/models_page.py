@@ -77,7 +77,8 @@ def _how_to_read() -> Iterator[str]:
     yield from (
         "## How to read the tables",
         "",
-        "Each family has names and shapes from transformers' own class for it, and the same checks of a tiny model "
+        "Each family has names and shapes from transformers' own class for it (Grok-1: from Cloister's), and the same "
+        "checks of a tiny model "
         "with random weights: it learns, packed examples see nothing of each other, what is frozen keeps its bits, and "
         "the adapter reloads in stock PEFT. Real weights are published ones that were trained, too.",
         "",

@@ -103,13 +103,17 @@ REFUSALS: dict[str, tuple[Break, list[str]]] = {
     "config deeply nested": (lambda f: (f / "config.json").write_text("[" * 100_000), ["is not JSON"]),
     "no model_type": (rewritten(model_type=None), ["has no model_type"]),
     "unknown model_type": (rewritten(model_type="mamba"), ["model_type mamba, which Cloister cannot train", "mixtral"]),
-    "Grok-1": (
+    "Grok-1 without its numbers": (
         rewritten(model_type="grok-1"),
-        ["Grok-1 has no native class in transformers", "Use another large mixture of experts: Mixtral 8x22B"],
+        ["has no attn_output_multiplier", "docs/grok-1.md"],
     ),
     "Grok-1 by architecture": (
-        rewritten(model_type="grok_1", architectures=["Grok1ModelForCausalLM"]),
-        ["Grok-1 has no native class"],
+        rewritten(model_type=None, architectures=["Grok1ModelForCausalLM"]),
+        ["has no attn_output_multiplier"],
+    ),
+    "Grok-2": (
+        rewritten(model_type="git", architectures=["Grok1ForCausalLM"]),
+        ["Grok-2 is another architecture", "or another large mixture of experts: Mixtral 8x22B"],
     ),
     "MiniMax with its own code": (
         rewritten(model_type="minimax_m1", architectures=["MiniMaxM1ForCausalLM"]),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
-from cloister_trainer.model.families import FAMILIES, SAME_AS
+from cloister_trainer.model.families import FAMILIES, SAME_AS, SAME_BY_ARCHITECTURE
+from cloister_trainer.model.grok_layout import MODEL_TYPE as GROK_1
+from cloister_trainer.model.grok_layout import why_not_grok_1
 from cloister_trainer.model.small_files import CONFIG
 from cloister_trainer.model.tensors import TensorInfo
 from cloister_trainer.model.unsupported import UNSUPPORTED
@@ -54,7 +57,9 @@ def parse_config(text: bytes, uri: str) -> dict[str, Any]:
         raise _unsupported(f"{uri} is not JSON{where}. Upload the model's own config.json.") from None
     if not isinstance(config, dict):
         raise _unsupported(f"{uri} holds a JSON {_kind(config)}, not an object. Upload the model's own config.json.")
-    same = SAME_AS.get(str(config.get("model_type")))
+    named = config.get("architectures")
+    by_class = SAME_BY_ARCHITECTURE.get(str(named[0])) if isinstance(named, list) and named else None
+    same = SAME_AS.get(str(config.get("model_type"))) if config.get("model_type") else by_class
     if same is None:
         return config
     renamed = {name: value for name, value in config.items() if name != "auto_map"}  # names code of the repository
@@ -70,7 +75,15 @@ def native_config(config: Mapping[str, Any]) -> Any:
     """transformers' own configuration object for the parsed config.json, as its AutoConfig makes it of a folder."""
     from transformers import AutoConfig
 
+    make_known(config["model_type"])
     return type(AutoConfig.for_model(config["model_type"])).from_dict(dict(config))
+
+
+def make_known(model_type: str) -> None:
+    """Register the class of ours with transformers' Auto classes where transformers has none for the model_type."""
+    module = FAMILIES[model_type].own_class
+    if module is not None:
+        import_module(module).register()
 
 
 def position_switch(config: Mapping[str, Any]) -> int | None:
@@ -137,8 +150,8 @@ def _check_architecture(config: Mapping[str, Any], model_type: str, uri: str) ->
         raise _unsupported(
             f"{uri} has architectures that are not a list of class names. Upload the model's own config.json."
         )
-    if any(name.startswith("Grok1") for name in named):
-        known = UNSUPPORTED["grok-1"]
+    if any(name.startswith("Grok1") for name in named) and model_type != GROK_1:
+        known = UNSUPPORTED["grok-2"]
     if known is not None:
         raise _unsupported(f"{uri} has model_type {model_type}. {known.sentence}")
     if model_type not in FAMILIES:
@@ -149,12 +162,15 @@ def _check_architecture(config: Mapping[str, Any], model_type: str, uri: str) ->
         raise _unsupported(
             f"{uri} describes {named[0]}, which is not a causal language model. Use the …ForCausalLM checkpoint."
         )
+    if model_type == GROK_1 and (why := why_not_grok_1(config)):
+        raise _unsupported(f"{uri} {why}. {UNSUPPORTED['grok-2'].instead}")
 
 
 def _check_native(config: Mapping[str, Any], uri: str) -> None:
     """What transformers' own configuration class thinks of it."""
     from transformers import AutoConfig
 
+    make_known(config["model_type"])
     fields = {name: value for name, value in config.items() if name not in ("model_type", "auto_map")}
     try:
         AutoConfig.for_model(config["model_type"], **fields)

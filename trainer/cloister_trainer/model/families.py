@@ -67,6 +67,8 @@ class Family:
     servers: tuple[Server, ...] = ()
     """Inference servers that load LoRA adapters of this family: vLLM as its list of supported models says, llama.cpp
     where convert_lora_to_gguf.py knows the architecture and none of its tensors is cut up in a way that it cannot."""
+    own_class: str | None = None
+    """The module of ours with the architecture's class, where transformers has none."""
     tested: Literal["tiny", "real"] = "tiny"
     """tiny: a random model of the real architecture; real: published weights."""
     unproven: str = ""
@@ -269,8 +271,26 @@ FAMILIES: dict[str, Family] = {
         servers=(Server.VLLM,),
         eager=True,
     ),
+    "grok-1": Family(
+        "Grok-1, converted to safetensors",
+        ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj"),
+        (),
+        APACHE,
+        experts=Experts(
+            "moe_block.experts.gate_up_proj", "moe_block.experts.down_proj", ("linear", "linear_v", "linear_1")
+        ),
+        routers=("moe_block.gate",),
+        renames=(("norm.scale", "norm.weight"),),
+        eager=True,
+        servers=(Server.VLLM,),
+        own_class="cloister_trainer.model.grok",
+        unproven="Serving: vLLM's own class caps the router's logits, which the published code does not, and takes the "
+        "exact GELU, so its answers differ a little from training's. A tokenizer.json of Grok-1's SentencePiece file.",
+    ),
 }
 """Every model_type that can be trained; each is checked with a tiny random model of the real architecture."""
 
-SAME_AS: dict[str, str] = {"kimi_k2": "deepseek_v3"}
-"""Model types whose architecture transformers has under another name only; their checkpoints name the other's class."""
+SAME_AS: dict[str, str] = {"kimi_k2": "deepseek_v3", "grok": "grok-1", "grok1": "grok-1", "grok_1": "grok-1"}
+"""Model types whose architecture is known under another name only; their checkpoints name the other's class."""
+SAME_BY_ARCHITECTURE: dict[str, str] = {"Grok1ModelForCausalLM": "grok-1"}
+"""By the class that config.json names, where it has no model_type."""

@@ -102,6 +102,11 @@ def _facts(model_type: str, family: Family, planned: Sequence[Planned]) -> Itera
     yield f"- Usual licences: {', '.join(f'[{each}](#{_anchor(license_heading(each))})' for each in family.licenses)}."
     servers = " and ".join(NAMES[server] for server in family.servers)
     yield f"- Servers that load its adapters, by their own lists: {servers or 'none that is known'}."
+    if family.own_class:
+        yield (
+            "- Its adapter loads in vLLM, or in PEFT with Cloister's class for the base; not in plain transformers, "
+            f"which has no class of it: [what it takes]({model_type}.md)."
+        )
     yield f"- Tested with {_tested(family)}. Unproven: {' '.join(_unproven(family, planned))}"
 
 
@@ -128,7 +133,8 @@ def _frozen(family: Family, planned: Iterable[Planned], adapted: Sequence[str]) 
 def _attention(family: Family) -> str:
     kind = family.attention_kind.value
     if family.eager:
-        return f"{kind}; transformers' own eager attention, whose memory grows with the square of the tokens"
+        whose = "Cloister's" if family.own_class else "transformers' own"
+        return f"{kind}; {whose} eager attention, whose memory grows with the square of the tokens"
     if family.window_in_mask:
         return f"{kind}; transformers' own eager attention where an example is longer than the sliding window"
     return kind

@@ -13,6 +13,7 @@ from cloister_api.run import RunSettings
 from cloister_trainer.model.config import check_config, check_not_quantised, parse_config
 from cloister_trainer.model.families import FAMILIES, Family
 from cloister_trainer.model.fingerprint import fingerprint
+from cloister_trainer.model.grok_layout import PICKLED, holds_published_pickles
 from cloister_trainer.model.headers import Header, header_digest, read_headers
 from cloister_trainer.model.license import find_license
 from cloister_trainer.model.small_files import (
@@ -115,6 +116,8 @@ def _list(storage: Storage, uri: str) -> list[ObjectInfo]:
 
 
 def _check_complete(uri: str, divided: Sorted, names: set[str]) -> None:
+    if holds_published_pickles(names):
+        raise _unsupported(f"{uri} {PICKLED}")
     if CONFIG not in names:
         below = sorted({name.rpartition("/")[0] for name in names if name.endswith("/" + CONFIG)})
         hint = f" There is one in {uri}/{below[0]}: is that the model?" if below else ""

@@ -284,5 +284,10 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
             quantised="mxfp4",
         ),
     ),
+    "grok-1": (
+        Published(
+            "Grok-1", 314.0, _shape(6144, 32768, 64, 48, 8, 131072, **TIED, num_experts=8, num_experts_per_tok=2)
+        ),
+    ),
 }
 """By model_type, the smallest first."""

@@ -28,11 +28,12 @@ def _with_vision(title: str, types: tuple[str, ...], instead: str) -> Unsupporte
 
 UNSUPPORTED_MODELS: tuple[Unsupported, ...] = (
     Unsupported(
-        "Grok-1, Grok-2",
-        ("grok-1", "grok", "grok1", "grok_1", "grok-2", "grok2", "grok_2"),
-        "Grok-1 has no native class in transformers, and neither has Grok-2: their published weights (a JAX "
-        "checkpoint, and parts cut for eight GPUs) run only with code of their own, which Cloister never executes.",
-        "Use another large mixture of experts: Mixtral 8x22B, Qwen3-235B-A22B or gpt-oss-120b.",
+        "Grok-2",
+        ("grok-2", "grok2", "grok_2"),
+        "Grok-2 is another architecture than Grok-1 (a dense MLP beside the experts, capped logits, other positions), "
+        "in parts cut for eight GPUs, and transformers has no class of it.",
+        "Use Grok-1 converted to safetensors as docs/grok-1.md says, or another large mixture of experts: Mixtral "
+        "8x22B, Qwen3-235B-A22B or gpt-oss-120b.",
     ),
     Unsupported(
         "MiniMax-Text-01 and MiniMax-M1 with code of their own",
