@@ -21,7 +21,7 @@ from cloister_trainer.storage import open_storage
 from cloister_trainer.train import engine, loss, setup
 from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.engine import prepare_deepspeed
-from cloister_trainer.train.engine_state import full_state
+from cloister_trainer.train.engine_state import snapshot
 from cloister_trainer.train.messages import Request
 from cloister_trainer.train.worker import run_worker
 
@@ -90,7 +90,7 @@ def tell_steps(count: int, sink: PipeSink, rank: int) -> None:
         def step(self, learning_rate: float) -> torch.Tensor | float:
             self.made += 1
             if self.made <= count:
-                adapter = {name: array(tensor) for name, tensor in full_state(self, moments=False)}
+                adapter = {name: array(t) for name, t in snapshot(self, keep=rank == 0, moments=False).items()}
                 gradients = {name: array(safe_get_full_grad(p)) for name, p in self.parameters.items()}
                 if rank == 0:
                     sink.push(StepTold(self.made, adapter, gradients))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -11,39 +12,91 @@ from torch import Tensor, nn
 from cloister_trainer.train.engine import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def full_state(engine: Engine, moments: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """Every adapter tensor, float32, under its name, and its moments under `exp_avg.<name>` and `exp_avg_sq.<name>`.
-
-    A collective: all ranks iterate to the end. The tensors lie on the device and may be changed by the next step.
-    """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-    for name, parameter in engine.parameters.items():
-        if engine.stage == 0:
-            yield name, parameter.detach()
-            if moments:
-                for key in MOMENTS:
-                    yield f"{key}.{name}", engine.inner.state[parameter][key]
-            continue
-        yield name, safe_get_full_fp32_param(parameter)
-        if moments:
-            for key in MOMENTS:
-                yield f"{key}.{name}", safe_get_full_optimizer_state(parameter, key)
+GATHERED_ELEMENTS = 2**24
+"""At a time, of all ranks together: 64 MiB, for which the plan's memory has room."""
 
 
 def snapshot(engine: Engine, keep: bool, moments: bool = True) -> dict[str, Tensor]:
-    """`full_state` copied to host memory where `keep` is set, an empty dict elsewhere. A collective."""
+    """Copies in host memory, float32, of what the optimizer updates. A collective; an empty dict where not kept.
+
+    Every adapter tensor is there under its name, and its moments under `exp_avg.<name>` and `exp_avg_sq.<name>`. `keep`
+    is set on rank 0 and nowhere else. The loop waits for this, so that whole flat buffers are copied, and the tensors
+    are views of the copies: one by one they would be three collectives for each of hundreds of tensors.
+    """
     kept: dict[str, Tensor] = {}
-    for name, tensor in full_state(engine, moments):
-        if keep:
-            kept[name] = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    for master, places in zip(engine.masters(), _places(engine), strict=True):
+        flats = {"": master.detach()}
+        if moments:
+            flats |= {f"{key}.": engine.inner.state[master][key] for key in MOMENTS}
+        for prefix, flat in flats.items():
+            copy = _gathered(flat.flatten(), keep) if engine.stage > 0 else _copied(flat.flatten(), keep)
+            if copy is not None:
+                kept |= {f"{prefix}{place.name}": place.tensor(copy) for place in places}
     return kept
 
 
+def _copied(flat: Tensor, keep: bool) -> Tensor | None:
+    return flat.to("cpu", torch.float32, copy=True).unsqueeze(0) if keep else None
+
+
+def _gathered(flat: Tensor, keep: bool) -> Tensor | None:
+    """The flats of all ranks, float32 [ranks, elements] in host memory, where `keep` is set."""
+    ranks = dist.get_world_size()
+    if ranks == 1:
+        return _copied(flat, keep)
+    copy = torch.empty(ranks, flat.numel()) if keep else None
+    size = max(1, GATHERED_ELEMENTS // ranks)
+    for start in range(0, flat.numel(), size):
+        own = flat[start : start + size]
+        pieces = [torch.empty_like(own) for _ in range(ranks)] if keep else None
+        dist.gather(own, pieces, dst=0)
+        if copy is not None and pieces is not None:
+            for row, piece in zip(copy, pieces, strict=True):
+                row[start : start + size].copy_(piece)
+    return copy
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter lies in the flats of all ranks, [ranks, elements]."""
+
+    name: str
+    shape: torch.Size
+    start: int
+    size: int
+    in_every_flat: bool = False
+    """Each rank's flat holds `size` elements of it from `start` on, the last ones filled up: stage 3. Else it is whole
+    where the flats lie one after another."""
+
+    def tensor(self, flats: Tensor) -> Tensor:
+        """The parameter, a view where it lies in one piece."""
+        if self.in_every_flat:
+            elements = flats[:, self.start : self.start + self.size].reshape(-1)[: self.shape.numel()]
+        else:
+            elements = flats.view(-1)[self.start : self.start + self.size]
+        return elements.view(self.shape)
+
+
+def _places(engine: Engine) -> list[list[_Place]]:
+    """The parameters of each master."""
+    if engine.stage == 0:
+        return [[_Place(name, p.shape, 0, p.numel())] for name, p in engine.parameters.items()]
+    zero, names = engine.deepspeed.optimizer, {id(parameter): name for name, parameter in engine.parameters.items()}
+    if engine.stage == 3:
+
+        def place(p: nn.Parameter) -> _Place:
+            _, start, size = zero.grad_position[zero.get_param_id(p)]
+            return _Place(names[id(p)], p.ds_shape, start, size, in_every_flat=True)  # type: ignore[attr-defined]
+
+        return [[place(p) for p in group] for group in zero.fp16_groups]
+    return [
+        [_Place(names[id(p)], p.shape, start, p.numel()) for p, start in zip(group, starts, strict=True)]
+        for group, starts in zip(zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets, strict=True)
+    ]
+
+
 def restore(engine: Engine, step: int, read: Callable[[str], Tensor] | None, device: torch.device) -> None:
-    """Set adapter and moments as `full_state` gave them after step `step`. A collective.
+    """Set adapter and moments as `snapshot` gave them after step `step`. A collective.
 
     `read` gives a tensor by name on rank 0 and is None elsewhere.
     """
