@@ -86,7 +86,9 @@ def measure(asked: Options, scratch: Path) -> None:
         [row["loss"] for row in metrics],
         firstStepSeconds=round(first_step, 1),
         measuredSeconds=(end - begin).total_seconds(),
-        checkpoints=sum(WARM_UP_STEPS <= step < steps for step in saved_steps),
+        savedSteps=[step for step in saved_steps if WARM_UP_STEPS <= step < steps],
+        rowTimes=[datetime.fromisoformat(row["time"]).timestamp() for row in metrics],
+        rowTokens=[sum(len(rows[i].tokens) for i in ids) for ids in order],
     )
 
 

@@ -105,7 +105,7 @@ def targets(model: Any) -> Targets:
     return Targets(modules=list(shapes), parameters=[], shapes=shapes, ranks=dict.fromkeys(shapes, RANK))
 
 
-def report(tokens: float, seconds: float, losses: Sequence[float], **more: float) -> None:
+def report(tokens: float, seconds: float, losses: Sequence[float], **more: object) -> None:
     """Print the measurement as one JSON line: processed tokens (padding not counted) per second."""
     result = {"tokensPerSecond": tokens / seconds, "losses": [round(loss, 4) for loss in losses], **more}
     sys.stdout.write("\nRESULT " + json.dumps(result) + "\n")
