@@ -227,17 +227,18 @@ def draw(killed: Kept) -> str:
             [p.step for p in points], [p.loss for p in points], color=plots.SECOND, marker="o", markersize=4,
             linewidth=1.4, label="held-out mails",
         )  # fmt: skip
-        axes.set_ylim(bottom=0.0)
-        top = axes.get_ylim()[1]
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         for before, after in zip(killed.starts, killed.starts[1:], strict=False):
             axes.axvspan(after["first_step"], before["last_step"], color=plots.GRID, zorder=0)
             axes.axvline(before["last_step"], color=plots.INK, linewidth=1.2, linestyle=(0, (4, 3)))
             axes.text(
                 before["last_step"],
-                0.97 * top,
+                0.6,
                 f" killed at {before['last_step']},\n on from {after['first_step']}",
                 va="top",
                 fontsize=8.5,
+                transform=axes.get_xaxis_transform(),  # the height is a part of the drawing's
             )
         axes.set_xlabel("Step")
         axes.set_ylabel("Loss per trained token")
