@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,9 @@ from cloister_trainer.interrupt import Interrupted
 from cloister_trainer.records import PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
+from cloister_trainer.train import launch
 from cloister_trainer.train.driver import train
+from support import odd_rank
 
 
 def main(run_file: str, plan_file: str, scratch: str) -> int:
@@ -23,6 +26,8 @@ def main(run_file: str, plan_file: str, scratch: str) -> int:
     def emit(event: Event) -> None:
         print(format_event(run.uid, 1, datetime.now(UTC), event), flush=True)
 
+    if odd_rank.STEP_S in os.environ:
+        launch.train_on_ray = odd_rank.slow_on_ray
     try:
         train(run, plan, open_storage(run.settings.storage), Reporter(), Path(scratch), emit)
     except Interrupted as interrupted:

@@ -177,9 +177,9 @@ def test_interrupted_it_goes_on_with_the_same_bits_or_on_another_number_of_ranks
 
 def test_slow_steps_do_not_put_off_a_stop_to_the_end_of_a_further_one(tmp_path: Path, inputs: Path) -> None:
     tiny = make_run(tmp_path, inputs=inputs, workers=2)
-    ranks = run_ranks(tiny, 2, at_step(2, "stop"), step_s=3)
-    assert ranks.end() == Ended("interrupted", 3)
-    assert [event.step for event in ranks.of(CheckpointSaved)] == [3]
+    ranks = run_ranks(tiny, 2, at_step(1, "stop"), step_s=3)
+    assert ranks.end() == Ended("interrupted", 2)
+    assert [event.step for event in ranks.of(CheckpointSaved)] == [2]
 
 
 def test_early_stopping_publishes_the_best_adapter(tmp_path: Path, inputs: Path) -> None:
@@ -258,7 +258,7 @@ def poison_a_token(inputs: Path, folder: str = "tokens-24-0", shard: str = "trai
 def test_a_rank_that_hangs_in_a_step_leaves_its_stacks_and_those_of_the_rank_that_waits_for_it(
     tmp_path: Path, inputs: Path
 ) -> None:
-    tiny = make_run(tmp_path, inputs=inputs, workers=2, progressDeadlineSeconds=30)
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, progressDeadlineSeconds=20)
     ranks = run_ranks(tiny, 2, hangs_at=3)
     failure = ranks.messages[-1]
     assert failure.reason is FailureReason.NO_PROGRESS
@@ -271,7 +271,7 @@ def test_a_rank_that_hangs_in_a_step_leaves_its_stacks_and_those_of_the_rank_tha
 
 
 def test_a_rank_that_no_longer_runs_leaves_the_stacks_of_the_others(tmp_path: Path, inputs: Path) -> None:
-    tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=30)
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=20)
     ranks = run_ranks(tiny, 2, at_step(5, "freeze"))
     failure = ranks.messages[-1]
     assert failure.reason is FailureReason.NO_PROGRESS
