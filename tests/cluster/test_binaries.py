@@ -18,6 +18,7 @@ VERSIONS = {
     "kueue": "v0.14.0",
     "kwok": "v0.7.0",
     "cyclonus": "v0.5.6",
+    "kind": "v0.30.0",
     "coredns": "v1.12.4",
     "helm": "v3.19.5",
     "argo-cd": "v3.2.1",
@@ -76,7 +77,7 @@ def test_a_module_pins_its_version_and_names_its_programs(module: Module) -> Non
     assert pinned_version(module) == VERSIONS[module.name]
     assert f"{module.path} {pinned_version(module)} h1:" in (folder / "go.sum").read_text()
     imported = set(re.findall(r'_ "([^"]+)"', (folder / "tools.go").read_text()))
-    packages = (module.programs | module.node_programs).values()
+    packages = (module.programs | module.node_programs | module.wanted_programs).values()
     assert imported == {"/".join(filter(None, (module.path, package))) for package in packages}
 
 

@@ -40,6 +40,8 @@ class Module:
     """Folders of the Go module that are copied beside the programs."""
     node_programs: dict[str, str] = field(default_factory=dict)
     """Further programs, which only a node needs: built when asked for."""
+    wanted_programs: dict[str, str] = field(default_factory=dict)
+    """Programs that `build` makes for whoever wants one."""
     version_variables: tuple[str, ...] = ()
     """Go variables and the value that each gets; {version}, {major} and {minor} stand for those of the module."""
     taken_from_path: str | None = None
@@ -83,6 +85,7 @@ MODULES = (
         ),
         taken_from_path="v3.19.",
     ),
+    Module("kind", "sigs.k8s.io/kind", {}, wanted_programs={"kind": ""}),
     Module("coredns", "github.com/coredns/coredns", {}, node_programs={"coredns": ""}),
     # Of these three only the CRDs are taken, for examples/.
     Module("argo-cd", "github.com/argoproj/argo-cd/v3", {}, manifests=("manifests/crds",)),
@@ -131,16 +134,15 @@ def build_missing(*, node: bool = False) -> None:
     """Build every program that is not there yet, one after another; another process that builds is waited for."""
     for module in MODULES:
         programs = module.programs | (module.node_programs if node else {})
-        if not programs and not module.manifests:
-            continue
-        folder = built_folder(module)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / ".lock"):
-            for name, package in programs.items():
-                if not _is_there(name):
-                    _build(module, name, package, folder)
-            if module.manifests and not (folder / "manifests").is_dir():
-                _copy_manifests(module, folder)
+        if programs or module.manifests:
+            _build_of(module, programs)
+
+
+def build(name: str) -> Path:
+    """Where a program is, built first when it is not there."""
+    module = _module_of(name)
+    _build_of(module, {name: _all_programs(module)[name]})
+    return program(name)
 
 
 def built_folder(module: Module) -> Path:
@@ -159,6 +161,17 @@ def pinned_version(module: Module) -> str:
         if words[:1] == [module.path]:
             return words[1]
     raise ValueError(f"{module.name}/go.mod requires no {module.path}")
+
+
+def _build_of(module: Module, programs: dict[str, str]) -> None:
+    folder = built_folder(module)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / ".lock"):
+        for name, package in programs.items():
+            if not _is_there(name):
+                _build(module, name, package, folder)
+        if module.manifests and not (folder / "manifests").is_dir():
+            _copy_manifests(module, folder)
 
 
 def _build(module: Module, name: str, package: str, folder: Path) -> None:
@@ -211,7 +224,11 @@ def _go(module: Module, *arguments: str) -> str:
 
 
 def _module_of(name: str) -> Module:
-    return next(module for module in MODULES if name in module.programs | module.node_programs)
+    return next(module for module in MODULES if name in _all_programs(module))
+
+
+def _all_programs(module: Module) -> dict[str, str]:
+    return module.programs | module.node_programs | module.wanted_programs
 
 
 def _on_path(name: str, version: str) -> Path | None:
