@@ -53,8 +53,12 @@ def render(
 
 
 def objects(text: str) -> list[Object]:
-    """The Kubernetes objects in a stream of manifests."""
-    found: list[Object] = [each.value for each in read_documents(text) if each.value]
+    """The Kubernetes objects in a stream of manifests; those of a List are hooks where the List is one."""
+    found: list[Object] = []
+    for each in (document.value for document in read_documents(text) if document.value):
+        for item in each["items"] if each["kind"] == "List" else ():
+            item["metadata"]["annotations"] = each["metadata"].get("annotations", {})
+        found += each["items"] if each["kind"] == "List" else [each]
     return found
 
 

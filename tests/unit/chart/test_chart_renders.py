@@ -91,13 +91,11 @@ def test_a_token_is_mounted_only_where_the_api_is_called(case: Path) -> None:
 
 
 @by_case
-def test_every_hook_of_helm_test_has_its_pods_name(case: Path) -> None:
-    """`helm test --logs` asks for the log of a pod by the name of each hook."""
-    hooks = [
-        found for found in everything(case) if found["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
-    ]
-    assert "Pod" in {found["kind"] for found in hooks}
-    assert len({found["metadata"]["name"] for found in hooks}) == 1
+def test_helm_test_finds_its_pods_log_by_the_name_of_each_hook(case: Path) -> None:
+    documents = [each.value for each in read_documents(rendered(case)) if each.value]
+    hooks = [each for each in documents if each["metadata"].get("annotations", {}).get(HOOK) == "test"]
+    assert sorted(each["kind"] for each in hooks) == ["List", "Pod"]
+    assert len({each["metadata"]["name"] for each in hooks}) == 1
 
 
 @by_case
