@@ -149,8 +149,9 @@ class FineTune:
         """Wait for something that must happen before the job ends. AssertionError with all there is to know else."""
 
         def holds() -> Any:
+            ended = self.phase in FINAL
             found = condition()
-            assert found or self.phase not in FINAL, f"waited for {what}\n{self.told()}"
+            assert found or not ended, f"waited for {what}\n{self.told()}"
             return found
 
         try:

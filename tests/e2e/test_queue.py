@@ -44,7 +44,7 @@ def test_a_second_job_waits_and_an_urgent_one_goes_first(installation: Installat
     first.wait(lambda: first.step >= 20, "some steps")
     second = FineTune.apply(cluster, tiny_job(tenant, "second", {LABELS: QUEUED}))
     second.wait(lambda: second.status.get("reason") == "Queued", "the second job to be queued")
-    assert second.condition("QuotaReserved")[0] == "False"
+    second.wait(lambda: second.condition("QuotaReserved")[0] == "False", "its condition to say so")
     seen = first.step
 
     urgent = {"kueue.x-k8s.io/priority-class": URGENT}

@@ -23,6 +23,8 @@ PREFIX = "kueue-"
 ACCOUNT = f"{PREFIX}controller-manager"
 SERVICE = f"{PREFIX}webhook-service"
 SECRET = f"{PREFIX}webhook-server-cert"
+CONFIG_MAP = f"{PREFIX}manager-config"
+"""Where an installed Kueue has its configuration."""
 AUTHORITY = "kueue-ca"
 """The name that Kueue's certificate rotation expects; with another it makes certificates of its own."""
 CRDS = tuple(
@@ -57,6 +59,8 @@ def start_kueue(plane: ControlPlane) -> Program:
         plane.api.apply(path, configuration, "cloister-tests")
     config = plane.folder / "kueue.json"
     config.write_text(json.dumps(_configuration(port, probe, metrics, folder)))
+    shown = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"controller_manager_config.yaml": config.read_text()}}
+    plane.api.apply(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}", shown, "cloister-tests")
     kubeconfig = plane.service_account_kubeconfig(NAMESPACE, ACCOUNT, plane.folder)
     command = [
         str(program("kueue")), f"--config={config}", f"--kubeconfig={kubeconfig}",

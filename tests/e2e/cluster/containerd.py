@@ -11,6 +11,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import grpc
+
 from cluster.control_plane.access import wait_until
 from e2e.cluster.commands import CommandError, run
 from e2e.cluster.machine import CNI_PLUGINS, cni_plugin
@@ -70,10 +72,12 @@ def ctr(site: Site, *arguments: str | Path, timeout_s: float = 60.0) -> str:
 
 
 def answers(site: Site) -> bool:
-    """Whether our containerd answers."""
+    """Whether our containerd answers, and serves what kubelet asks it for."""
     try:
         ctr(site, "version")
-    except CommandError:
+        with grpc.insecure_channel(f"unix://{site.containerd_socket}") as channel:
+            channel.unary_unary("/runtime.v1.RuntimeService/Version")(b"", timeout=5.0)
+    except (CommandError, grpc.RpcError):
         return False
     return True
 

@@ -8,6 +8,7 @@ from typing import Any
 from cluster.control_plane import kuberay
 from cluster.control_plane.access import Cluster, wait_until
 from cluster.control_plane.api import Object
+from cluster.control_plane.binaries import MODULES, pinned_version
 from e2e.cluster.images import coredns_image, kuberay_image
 from e2e.cluster.site import CLUSTER_DNS
 
@@ -67,7 +68,9 @@ def install_kuberay(cluster: Cluster) -> None:
     namespace = kuberay.NAMESPACE
     level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     apply(cluster, f"/api/v1/namespaces/{namespace}", "v1", "Namespace", level)
-    _apply_deployment(cluster, namespace, kuberay.NAME, KUBERAY_LABELS, _kuberay_pod())
+    (version,) = (pinned_version(module) for module in MODULES if module.name == "kuberay")
+    chart = {"helm.sh/chart": f"kuberay-operator-{version.removeprefix('v')}"}
+    _apply_deployment(cluster, namespace, kuberay.NAME, KUBERAY_LABELS, _kuberay_pod(), chart)
 
 
 def wait_until_running(
@@ -94,7 +97,14 @@ def apply(cluster: Cluster, path: str, version: str, kind: str, content: dict[st
     return applied
 
 
-def _apply_deployment(cluster: Cluster, namespace: str, name: str, labels: dict[str, str], pod: dict[str, Any]) -> None:
+def _apply_deployment(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    labels: dict[str, str],
+    pod: dict[str, Any],
+    own_labels: dict[str, str] | None = None,
+) -> None:
     spec = {
         "replicas": 1,
         "strategy": {"type": "Recreate"},
@@ -102,7 +112,7 @@ def _apply_deployment(cluster: Cluster, namespace: str, name: str, labels: dict[
         "template": {"metadata": {"labels": labels}, "spec": pod},
     }
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
-    apply(cluster, path, "apps/v1", "Deployment", {"spec": spec})
+    apply(cluster, path, "apps/v1", "Deployment", {"metadata": {"labels": own_labels or {}}, "spec": spec})
 
 
 def _runs_since(status: Object, since: datetime.datetime) -> bool:
