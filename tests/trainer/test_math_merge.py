@@ -31,6 +31,7 @@ IDS = torch.arange(3, 43)[None]
         ("deepseek_v3", all_with_experts()),
         ("qwen2_moe", all_with_experts()),
         ("phimoe", all_with_experts()),
+        ("gpt_oss", all_with_experts()),
     ],
 )
 def test_the_merged_model_has_the_adapter_models_logits(model_type: str, lora: Lora, tmp_path: Path) -> None:
