@@ -27,6 +27,7 @@ from support.tiny_models import VOCABULARY, save_tiny_model, with_adapter
 RANK = 4
 STEPS = 3
 ROWS = 24
+TRAINING = {"maxSteps": STEPS, "globalBatchSize": 8, "learningRate": 1e-2, "precision": "FP32"}
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,9 @@ class Published:
 
 def prepare_train_publish(root: Path, model_type: str, workers: int, stage: int, preset: str) -> Published:
     """The three steps, on the Ray that RAY_ADDRESS names."""
-    model = write_inputs(root, model_type)
-    spec = {
-        "model": {"uri": model.as_uri(), "license": FAMILIES[model_type].licenses[0]},
-        "dataset": {"uri": (root / "rows.jsonl").as_uri()},
-        "output": {"uri": (root / "out").as_uri()},
-        "storage": {"runUri": (root / "runs").as_uri()},
-        "lora": {"rank": RANK, "alpha": 8, "targets": {"preset": preset}},
-        "training": {"maxSteps": STEPS, "globalBatchSize": 8, "learningRate": 1e-2, "precision": "FP32"},
-        "distribution": {"workers": workers, "gpusPerWorker": 0, "zeroStage": stage},
-    }
-    settings = RunSettings(require_enforced_egress=False)
-    run = Run.model_validate(
-        {"uid": str(uuid.uuid4()), "namespace": "local", "name": "family", "spec": spec, "settings": settings}
-    )
-    context = StepContext(run, open_storage(), Reporter.silent(), Workspace(root / "scratch"), lines=False)
+    distribution = {"workers": workers, "gpusPerWorker": 0, "zeroStage": stage}
+    context = job_context(root, model_type, distribution, lora={"targets": {"preset": preset}})
+    run = context.run
     told = prepare_step(context)["plan"]
     plan = json.loads(context.storage.read(run.layout.plan_file))["plan"]
     train_step(context)
@@ -78,12 +67,37 @@ def prepare_train_publish(root: Path, model_type: str, workers: int, stage: int,
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return Published(
         run=run,
-        model=model,
+        model=root / "model",
         plan={**plan, "trainableParameters": told["trainableParameters"]},
         checks=json.loads((folder / "checks.json").read_text()),
         losses=[row["loss"] for row in rows],
         folder=folder,
     )
+
+
+def job_context(
+    root: Path,
+    model_type: str,
+    distribution: dict[str, Any],
+    lora: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> StepContext:
+    """What the steps of a job on a new tiny model of the family work with."""
+    model = write_inputs(root, model_type)
+    spec = {
+        "model": {"uri": model.as_uri(), "license": FAMILIES[model_type].licenses[0]},
+        "dataset": {"uri": (root / "rows.jsonl").as_uri()},
+        "output": {"uri": (root / "out").as_uri()},
+        "storage": {"runUri": (root / "runs").as_uri()},
+        "lora": {"rank": RANK, "alpha": 8, **(lora or {})},
+        "training": {**TRAINING, **(training or {})},
+        "distribution": distribution,
+    }
+    settings = RunSettings(require_enforced_egress=False)
+    run = Run.model_validate(
+        {"uid": str(uuid.uuid4()), "namespace": "local", "name": "family", "spec": spec, "settings": settings}
+    )
+    return StepContext(run, open_storage(), Reporter.silent(), Workspace(root / "scratch"), lines=False)
 
 
 def write_inputs(root: Path, model_type: str) -> Path:

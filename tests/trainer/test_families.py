@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
 from cloister_trainer.model.config import position_switch, read_config
 from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.prepare.tokenizer import load_tokenizer
 from cloister_trainer.publish.adapter_checks import check_adapter
+from cloister_trainer.steps import prepare_step
 from cloister_trainer.train.layout import collate
 from cloister_trainer.train.lora import save_adapter, trainable_parameters
 from cloister_trainer.train.selftests import (
@@ -23,6 +25,7 @@ from cloister_trainer.train.selftests import (
     check_moved,
     frozen_checksums,
 )
+from support.family_job import job_context
 from support.stock_peft import logits_as_trained, logits_of_stock
 from support.tiny_inputs import make_tokenizer
 from support.tiny_models import (
@@ -63,6 +66,14 @@ def test_a_family_that_cannot_be_packed_trains_one_example_at_a_time(model_type:
     with pytest.raises(CloisterError, match=r"isolation: .* changes another's hidden states"):
         check_isolation(module, CPU)
     assert_it_learns(module, base, ListExamples([30]), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("model_type", UNPACKABLE)
+def test_prepare_refuses_to_pack_a_family_that_cannot_be_packed(model_type: str, tmp_path: Path) -> None:
+    context = job_context(tmp_path, model_type, {"gpusPerWorker": 0}, training={"packing": "Always"})
+    with pytest.raises(CloisterError, match=r"packing is Always, but .* mixes packed examples") as refused:
+        prepare_step(context)
+    assert refused.value.reason is FailureReason.SPEC_INVALID
 
 
 def assert_it_learns(module: Any, base: Path, examples: ListExamples, folder: Path) -> None:

@@ -14,7 +14,10 @@ from support.family_job import STEPS, Published, expected_parameters, prepare_tr
 from support.one_ray import one_ray
 from support.stock_peft import logits_as_trained, logits_of_stock
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("default::DeprecationWarning"),  # of Ray's, in its thread, which would end the run
+]
 WORKERS = 2
 SHARDED = ["mixtral", "deepseek_v3"]
 """Mixtures that every run of the tests also trains in shards, routed experts included."""
