@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from cloister_api.run import Run
+from cloister_api.spec_training import Quantization
 from cloister_trainer.cpus import usable_cpus
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.messages import Message, Request
@@ -107,6 +109,9 @@ def _join_and_run(
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         # Packed lengths differ from micro-batch to micro-batch; fixed segments would hold twice what is in use.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if run.spec.lora.quantization is Quantization.NONE:
+        # PEFT imports bitsandbytes wherever it is, and with it torch's compiler: a third of all that a rank imports.
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     import torch
 
     from cloister_trainer.storage import open_storage
