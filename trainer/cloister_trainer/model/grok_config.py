@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig, strict
 
 from cloister_trainer.model.grok_layout import MODEL_TYPE
 
