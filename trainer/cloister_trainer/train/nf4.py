@@ -65,7 +65,7 @@ def settle(model: Any) -> Any:
     they are held, MODEL_UNSUPPORTED where a weight had another shape in its file, which transformers does not look at
     when it quantises.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     wanted = {name for name in linear if layer_of(name)}
     quantised = {name for name, module in linear.items() if is_quantised(module)}
     if quantised != wanted:
@@ -116,7 +116,8 @@ def dequantised(weight: Any, rows: slice = slice(None)) -> Tensor:
     blocks = elements // state.blocksize
     outer = state.state2
     absmax = outer.code[state.absmax.flatten()[blocks].long()] * outer.absmax[blocks // outer.blocksize] + state.offset
-    return torch.as_tensor(state.code, device=device)[codes] * absmax
+    values: Tensor = torch.as_tensor(state.code, device=device)[codes] * absmax
+    return values
 
 
 def is_quantised(module: nn.Module) -> bool:
