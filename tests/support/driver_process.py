@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil  # type: ignore[import-untyped]
 
@@ -18,6 +18,7 @@ class Driver:
     """The driver in a process of its own, and the events that it has written."""
 
     def __init__(self, tiny: TinyRun, environment: Mapping[str, str]) -> None:
+        tiny.root.mkdir(parents=True, exist_ok=True)
         run_file, plan_file = tiny.root / "run.json", tiny.root / "plan.json"
         run_file.write_text(tiny.run.model_dump_json())
         plan_file.write_text(tiny.plan.model_dump_json())
@@ -45,8 +46,19 @@ class Driver:
 
     def workers(self) -> list[psutil.Process]:
         """The processes of the ranks."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "RayTrainWorker" in child.name()]
+        return self._actors("RayTrainWorker")
+
+    def controllers(self) -> list[psutil.Process]:
+        """The process of Ray Train's controller, when there is one."""
+        return self._actors("TrainController")
+
+    def _actors(self, name: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if name in child.name():
+                    found.append(child)
+        return found
 
     def until_checkpoint(self, step: int) -> None:
         """Read events up to a checkpoint of `step` or later."""
