@@ -59,7 +59,12 @@ def start_kueue(plane: ControlPlane) -> Program:
         plane.api.apply(path, configuration, "cloister-tests")
     config = plane.folder / "kueue.json"
     config.write_text(json.dumps(_configuration(port, probe, metrics, folder)))
-    shown = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"controller_manager_config.yaml": config.read_text()}}
+    shown = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CONFIG_MAP},
+        "data": {"controller_manager_config.yaml": config.read_text()},
+    }
     plane.api.apply(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}", shown, "cloister-tests")
     kubeconfig = plane.service_account_kubeconfig(NAMESPACE, ACCOUNT, plane.folder)
     command = [
