@@ -24,7 +24,8 @@ ACCOUNT = f"{PREFIX}controller-manager"
 SERVICE = f"{PREFIX}webhook-service"
 SECRET = f"{PREFIX}webhook-server-cert"
 CONFIG_MAP = f"{PREFIX}manager-config"
-"""Where an installed Kueue has its configuration."""
+CONFIG_KEY = "controller_manager_config.yaml"
+"""Where an installed Kueue has its configuration: the ConfigMap, and the key in it."""
 AUTHORITY = "kueue-ca"
 """The name that Kueue's certificate rotation expects; with another it makes certificates of its own."""
 CRDS = tuple(
@@ -63,7 +64,7 @@ def start_kueue(plane: ControlPlane) -> Program:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": CONFIG_MAP},
-        "data": {"controller_manager_config.yaml": config.read_text()},
+        "data": {CONFIG_KEY: config.read_text()},
     }
     plane.api.apply(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}", shown, "cloister-tests")
     kubeconfig = plane.service_account_kubeconfig(NAMESPACE, ACCOUNT, plane.folder)

@@ -38,8 +38,6 @@ READY_LIMIT_S = 300.0
 """Kueue makes its certificates, and the kubelet brings them into its pod within two minutes."""
 KUEUE_IMAGE = "localhost/cloister/kueue:e2e"
 KUEUE_LABELS = {"control-plane": "controller-manager"}
-KUEUE_CONFIG, CONFIG_FILE = f"{kueue.PREFIX}manager-config", "controller_manager_config.yaml"
-"""The ConfigMap of an installed Kueue, and the key in it."""
 CERTIFICATES, SETTINGS, WEBHOOKS_PORT, PROBES_PORT = "/certificates", "/settings", 9443, 8081
 
 
@@ -96,8 +94,8 @@ def _install(cluster: Cluster) -> None:
 def _start_kueue(cluster: Cluster) -> None:
     """As Kueue's own manifests do: a Deployment that makes its certificates, behind the Service of its webhooks."""
     core = f"/api/v1/namespaces/{kueue.NAMESPACE}"
-    settings = {"data": {CONFIG_FILE: json.dumps(_kueue_settings())}}
-    services.apply(cluster, f"{core}/configmaps/{KUEUE_CONFIG}", "v1", "ConfigMap", settings)
+    settings = {"data": {kueue.CONFIG_KEY: json.dumps(_kueue_settings())}}
+    services.apply(cluster, f"{core}/configmaps/{kueue.CONFIG_MAP}", "v1", "ConfigMap", settings)
     services.apply(cluster, f"{core}/secrets/{kueue.SECRET}", "v1", "Secret", {})
     spec = {
         "replicas": 1,
@@ -132,7 +130,7 @@ def _kueue_pod() -> dict[str, Any]:
         "name": "kueue",
         "image": KUEUE_IMAGE,
         "imagePullPolicy": "Never",
-        "args": [f"--config={SETTINGS}/{CONFIG_FILE}", "--feature-gates=VisibilityOnDemand=false"],
+        "args": [f"--config={SETTINGS}/{kueue.CONFIG_KEY}", "--feature-gates=VisibilityOnDemand=false"],
         "ports": [{"name": "webhook-server", "containerPort": WEBHOOKS_PORT}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": PROBES_PORT}, "periodSeconds": 1},
         "securityContext": services.RESTRICTED,
@@ -146,6 +144,6 @@ def _kueue_pod() -> dict[str, Any]:
         "containers": [container],
         "volumes": [
             {"name": "certificates", "secret": {"secretName": kueue.SECRET}},
-            {"name": "settings", "configMap": {"name": KUEUE_CONFIG}},
+            {"name": "settings", "configMap": {"name": kueue.CONFIG_MAP}},
         ],
     }
