@@ -16,17 +16,22 @@ from cloister_api.errors import CloisterError
 from cloister_api.run import RunSettings
 from cloister_api.spec_training import Precision
 from cloister_trainer.model.complete import check_complete
-from cloister_trainer.model.config import read_config
+from cloister_trainer.model.config import make_known, read_config
 from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.model.folder import inspect_model
-from cloister_trainer.model.grok_layout import MODEL_TYPE
+from cloister_trainer.model.grok_config import Grok1Config
+from cloister_trainer.model.grok_layout import MODEL_TYPE, REQUIRED, why_not_grok_1
 from cloister_trainer.prepare.tokenizer import load_tokenizer
+from cloister_trainer.publish.main import publish
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.model import load_base
 from cloister_trainer.train.targets import tensors_in
 from support.grok_in_numpy import logits
-from support.staged_run import published_folder, stage
+from support.pages import blocks
+from support.publishing import with_merged
+from support.seaweedfs import SeaweedFS
+from support.staged_run import make_adapter, stage
 from support.tiny_inputs import make_tokenizer
 from support.tiny_models import LONGEST, save_tiny_model
 
@@ -124,6 +129,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "dense MLP beside the experts": ({"residual_moe": True}, "has residual_moe True"),
     "other positions": ({"rope_type": "yarn"}, "has rope_type 'yarn'"),
     "positions of long texts": ({"rope_parameters": {"rope_type": "yarn"}}, "has rope_parameters that change"),
+    "other base of positions": ({"rope_theta": 500_000.0}, "has rope_theta 500000.0"),
+    "other base among the parameters": (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        "has rope_parameters that change",
+    ),
+    "positions of a part of the head": ({"partial_rotary_factor": 0.5}, "has partial_rotary_factor 0.5"),
+    "the exact GELU": ({"hidden_act": "gelu"}, "has hidden_act 'gelu', which Grok-1 as it was"),
+    "a head of its own": ({"tie_word_embeddings": False}, "has tie_word_embeddings False"),
     "other heads": ({"head_dim": 16}, "has head_dim 16, but hidden_size of Grok-1 is num_attention_heads times it"),
     "Grok-2": ({"model_type": "git", "architectures": ["Grok1ForCausalLM"]}, "Grok-2 is another architecture"),
     "quantised": ({"quantization_config": {"quant_method": "fp8"}}, "is quantised (fp8)"),
@@ -163,18 +176,52 @@ def test_the_config_is_read_under_the_name_that_the_class_has(folder: Path) -> N
         assert read_config(folder)["model_type"] == MODEL_TYPE
 
 
+def shown(language: str) -> str:
+    """The one block of this language on Grok-1's page."""
+    (block,) = [each for each in blocks(language) if each.page.name == "grok-1.md"]
+    return block.text
+
+
+def test_the_page_shows_the_config_of_the_published_model() -> None:
+    config = json.loads(shown("json"))
+    assert why_not_grok_1(config) is None
+    defaults = Grok1Config(architectures=config["architectures"])
+    assert {name: getattr(defaults, name) for name in config} == config
+    assert set(REQUIRED) <= config.keys()
+
+
+def test_the_lines_of_the_page_load_an_adapter(folder: Path, tmp_path: Path) -> None:
+    make_known(MODEL_TYPE)
+    made = make_adapter(folder, tmp_path / "adapter", target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    names: dict[str, Any] = {"BASE": folder, "ADAPTER": tmp_path / "adapter"}
+    exec(shown("python"), names)
+    with torch.no_grad():
+        tokens = torch.tensor([TOKENS])
+        torch.testing.assert_close(names["model"](input_ids=tokens).logits, made(input_ids=tokens).logits)
+
+
 def test_the_model_card_says_where_the_adapter_loads(
-    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = open_storage(environ={})
-    staged = stage(tmp_path.as_uri(), tiny_llama, tiny_adapter)
-    plain = (published_folder(staged, storage, tmp_path / "plain") / "README.md").read_text()
+    tmp_path: Path, tiny_llama: Path, tiny_adapter: Path, seaweedfs: SeaweedFS, s3_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Only lines that can work: KServe and merged/, which other models' cards show, lack the flag and the code."""
+    storage = open_storage(environ=seaweedfs.environment())
+
+    def card(root_uri: str) -> str:
+        staged = with_merged(stage(root_uri, tiny_llama, tiny_adapter, output={"mergedModel": True}), storage)
+        published = publish(staged.run, staged.plan, storage, Reporter.silent(), tmp_path / "scratch", None)
+        return storage.read(f"{published.output.uri}/README.md").decode()
+
+    plain = card(f"{s3_uri}/plain")
     assert "cloister_trainer.model" not in plain and "--trust-remote-code" not in plain
+    assert "kind: LLMInferenceService" in plain and "vllm serve ADAPTER/merged" in plain
     family = replace(FAMILIES["llama"], own_class=FAMILIES[MODEL_TYPE].own_class)
     monkeypatch.setitem(FAMILIES, "llama", family)
-    staged = stage((tmp_path / "own").as_uri(), tiny_llama, tiny_adapter)
-    card = (published_folder(staged, storage, tmp_path / "scratch") / "README.md").read_text()
-    assert "Plain transformers has no class for this base model" in card
-    assert "from cloister_trainer.model.grok import register\nfrom peft import PeftModel" in card
-    assert "\nregister()\nmodel = PeftModel.from_pretrained(" in card
-    assert "vllm serve BASE --trust-remote-code --enable-lora" in card
+    own = card(f"{s3_uri}/own")
+    assert "Plain transformers has no class for this base model" in own
+    assert "from cloister_trainer.model.grok import register\nfrom peft import PeftModel" in own
+    assert "\nregister()\nmodel = PeftModel.from_pretrained(" in own
+    assert "runs the Python code that lies in BASE: look at that code first:\n\n```sh\n" in own
+    assert "vllm serve BASE --trust-remote-code --enable-lora" in own
+    assert "LLMInferenceService" not in own and "vllm serve ADAPTER/merged" not in own
+    assert "merged into it, but none of that code." in own

@@ -41,7 +41,18 @@ def test_every_fenced_block_is_of_a_language_that_these_tests_know() -> None:
     for page in PAGES:
         fences = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)
         assert len(fences) % 2 == 0, f"{page}: a fence is not closed"
-        assert set(fences[::2]) <= {"yaml", "sh", "text"}, page
+        assert set(fences[::2]) <= {"yaml", "sh", "json", "python", "text"}, page
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=str)
+def test_every_json_block_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_every_python_block_compiles(block: Block) -> None:
+    """tests/trainer/test_grok.py runs the one of Grok-1's page, and takes its config.json."""
+    compile(block.text, str(block), "exec")
 
 
 @pytest.mark.parametrize("block", [each for each in blocks("yaml") if not each.text.startswith(VALUES)], ids=str)

@@ -18,12 +18,18 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "final_logit_softcapping": (0,),
     "attn_logit_softcapping_method": ("tanh",),
     "attn_temperature_len": (0, -1),
+    "hidden_act": ("gelu_pytorch_tanh", "gelu_new"),
+    "tie_word_embeddings": (True,),
+    "rope_theta": (10_000,),
+    "partial_rotary_factor": (1,),
     "rope_type": ("default", "original"),
     "rope_scaling": (),
     "rope_rotate_half_dims": (False,),
     "sliding_window": (0,),
 }
-"""Fields of Grok-2 and of serving code that change the mathematics, with the values that do not; null never does."""
+"""Fields that change the mathematics, those of Grok-2 among them, with the values that do not; null never does."""
+ROTARY: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000, "partial_rotary_factor": 1}
+"""What rope_parameters may state."""
 _PICKLE = re.compile(r"(^|/)tensor\d{5}_\d{3}$")
 PICKLED = (
     "holds Grok-1 as xAI published it, in pickles, which can run code when they are loaded: Cloister never loads them. "
@@ -48,7 +54,7 @@ def why_not_grok_1(config: Mapping[str, Any]) -> str | None:
         if config.get(name) is not None and config[name] not in neutral:
             return f"has {name} {config[name]!r:.60}, which Grok-1 as it was published does not have"
     rope = config.get("rope_parameters")
-    if rope is not None and (not isinstance(rope, dict) or rope.get("rope_type", "default") != "default"):
+    if rope is not None and (not isinstance(rope, dict) or any(rope.get(k, v) != v for k, v in ROTARY.items())):
         return "has rope_parameters that change the rotary positions, which Grok-1 as it was published does not have"
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     width = config.get("head_dim")
