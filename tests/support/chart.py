@@ -53,13 +53,9 @@ def render(
 
 
 def objects(text: str) -> list[Object]:
-    """The Kubernetes objects in a stream of manifests; those of a List are hooks where the List is one."""
-    found: list[Object] = []
-    for each in (document.value for document in read_documents(text) if document.value):
-        for item in each["items"] if each["kind"] == "List" else ():
-            item["metadata"]["annotations"] = each["metadata"].get("annotations", {})
-        found += each["items"] if each["kind"] == "List" else [each]
-    return found
+    """The Kubernetes objects in a stream of manifests, those of a List each by itself."""
+    documents: list[Object] = [each.value for each in read_documents(text) if each.value]
+    return [item for each in documents for item in (each["items"] if each["kind"] == "List" else [each])]
 
 
 def named(found: list[Object], kind: str, name: str) -> Object:
