@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cloister_api.events import CheckpointSaved, Restarted
@@ -26,12 +27,12 @@ from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
 PROCESSES = ("rank", "controller", "driver")
-STEPS = 120
+STEPS = 240
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
     "workers": 2,
     "validation": 8,
-    "evaluation": {"everySteps": 40, "everyEpochs": 1000},
+    "evaluation": {"everySteps": 80, "everyEpochs": 1000},
 }
 
 
@@ -85,8 +86,7 @@ class Survival:
             case "rank":
                 self._rng.choice(driver.workers()).kill()
             case "controller":
-                (controller,) = driver.controllers()
-                controller.kill()
+                max(driver.controllers(), key=psutil.Process.create_time).kill()
             case "driver":
                 driver.process.kill()
             case "store":

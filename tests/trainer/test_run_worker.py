@@ -258,7 +258,7 @@ def poison_a_token(inputs: Path, folder: str = "tokens-24-0", shard: str = "trai
 def test_a_rank_that_hangs_in_a_step_leaves_its_stacks_and_those_of_the_rank_that_waits_for_it(
     tmp_path: Path, inputs: Path
 ) -> None:
-    tiny = make_run(tmp_path, inputs=inputs, workers=2, progressDeadlineSeconds=20)
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, progressDeadlineSeconds=30)
     ranks = run_ranks(tiny, 2, hangs_at=3)
     failure = ranks.messages[-1]
     assert failure.reason is FailureReason.NO_PROGRESS
@@ -271,7 +271,7 @@ def test_a_rank_that_hangs_in_a_step_leaves_its_stacks_and_those_of_the_rank_tha
 
 
 def test_a_rank_that_no_longer_runs_leaves_the_stacks_of_the_others(tmp_path: Path, inputs: Path) -> None:
-    tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=20)
+    tiny = make_run(tmp_path, inputs=inputs, workers=2, steps=100_000, progressDeadlineSeconds=30)
     ranks = run_ranks(tiny, 2, at_step(5, "freeze"))
     failure = ranks.messages[-1]
     assert failure.reason is FailureReason.NO_PROGRESS

@@ -71,7 +71,10 @@ def seen_termination(d: Draft) -> Failure | None:
 
 
 def note_end(d: Draft, end: Trained) -> None:
-    """The last step, as the published adapter's checks have it: the log's last lines may never have been read."""
+    """The last step, as the published adapter's checks have it: the log's last lines may never have been read.
+
+    A run of which no step was read shows none.
+    """
     if d.status.progress is None:
         return
     percent = _percent(end.step, end.total_steps)

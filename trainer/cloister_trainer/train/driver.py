@@ -233,13 +233,7 @@ class Driver:
             for message in messages:
                 self._take(message, seen)
             if quiet_s > deadline_s and not over:
-                seen.failures.append(
-                    CloisterError(
-                        FailureReason.NO_PROGRESS,
-                        f"A worker has been silent for {quiet_s:.0f} s. The stacks of the others' ranks are in "
-                        f"{self._run.layout.logs(self._attempt)}.",
-                    )
-                )
+                seen.failures.append(CloisterError(FailureReason.NO_PROGRESS, self._silence(quiet_s)))
             if any(failure.reason is FailureReason.NO_PROGRESS for failure in seen.failures):
                 break  # the others store their stacks when they are asked to end, which a stalled rank waits for
             if self._interruption.asked.is_set() and not over:
@@ -252,6 +246,12 @@ class Driver:
                     group.ask(Request.STOP)
         group.wait(END_S) if seen.ended is not None else self._abort(group)
         return seen
+
+    def _silence(self, quiet_s: float) -> str:
+        said = f"A worker has been silent for {quiet_s:.0f} s."
+        if self._run.spec.distribution.workers == 1:
+            return said
+        return f"{said} The others store the stacks of their ranks in {self._run.layout.logs(self._attempt)}."
 
     def _abort(self, group: WorkerGroup) -> None:
         """End the ranks that are left; each stores its stacks and its log."""

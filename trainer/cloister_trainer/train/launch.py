@@ -47,7 +47,7 @@ from cloister_trainer.train.event_sink import EventSink
 from cloister_trainer.train.failures import MORE_HOST_MEMORY
 from cloister_trainer.train.loop import EvictionCallback, node_address, train_on_ray
 from cloister_trainer.train.messages import Message, Request
-from cloister_trainer.train.places import give_back_places, taken_places
+from cloister_trainer.train.places import give_back_places
 
 log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
@@ -228,7 +228,6 @@ class WorkerGroup:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._sink = ray.remote(num_cpus=0, scheduling_strategy=here)(EventSink).remote()
         self._error: BaseException | None = None
-        self._others_places = taken_places()
         gpus = start.run.spec.distribution.gpus_per_worker > 0
         self._trainer = Trainer(
             train_on_ray,
@@ -299,8 +298,9 @@ class WorkerGroup:
         """End the event actor, and with it the ranks that are left."""
         with suppress(ray.exceptions.RayError):
             ray.kill(self._sink)
-            if isinstance(self._error, ray.exceptions.RayActorError):  # the controller was lost
-                give_back_places(but=self._others_places)
+            lost_its_controller = isinstance(self._error, ray.exceptions.RayActorError)
+            if lost_its_controller and not os.environ.get(RAY_ADDRESS):
+                give_back_places()
 
     def _fit(self) -> None:
         try:
