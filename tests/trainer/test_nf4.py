@@ -18,7 +18,7 @@ from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.layout import collate
 from cloister_trainer.train.lora import save_adapter
 from cloister_trainer.train.model import load_base
-from cloister_trainer.train.nf4 import scales
+from cloister_trainer.train.nf4 import check_reading, scales
 from cloister_trainer.train.selftests import check_base_loss, check_frozen, check_isolation, frozen_checksums
 from support.qlora import meaning, qlora, quantised_modules, save_wide_model, stock_base
 from support.tiny_models import SETTINGS, ListExamples, adapter_state, gradients, stock_layers, with_adapter
@@ -111,18 +111,58 @@ def test_every_dense_family_trains_and_its_adapter_reloads_in_stock_peft(model_t
     assert torch.equal(trained, reloaded)
 
 
-def test_a_reader_that_finds_other_scales_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
+def test_a_reader_that_finds_other_scales_ends_the_run(
+    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As bitsandbytes does on CPUs with AVX-512 where 64 does not divide a weight's inputs."""
     read = bitsandbytes.functional.dequantize_4bit
 
     def misread(packed: torch.Tensor, state: Any, **others: Any) -> torch.Tensor:
         matrix = read(packed, state, **others)
-        matrix[-1] *= 1.1
+        matrix[-1] *= factor
         return matrix
 
     monkeypatch.setattr(bitsandbytes.functional, "dequantize_4bit", misread)
     with pytest.raises(CloisterError, match=r"Self-test quantisation: on this machine's CPU bitsandbytes reads model"):
         load_base(save_wide_model(tmp_path, "llama"), Precision.FP32, 100, Quantization.NF4)
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("tokens", [1, 32])
+def test_a_kernel_for_evaluations_that_multiplies_by_something_else_ends_the_run(
+    tokens: int, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    multiply = bitsandbytes.matmul_4bit
+
+    def scaled(x: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        y = multiply(x, *others, **named)
+        if not torch.is_grad_enabled() and len(x) == tokens:
+            y[:, -1] *= 1.5
+        return y
+
+    monkeypatch.setattr(bitsandbytes, "matmul_4bit", scaled)
+    with pytest.raises(
+        CloisterError, match=r"on this machine's CPU bitsandbytes multiplies by model\.layers"
+    ) as caught:
+        load_base(save_wide_model(tmp_path, "llama"), precision, 100, Quantization.NF4)
+    assert caught.value.reason is FailureReason.SELF_TEST_FAILED
+
+
+def test_a_weight_of_zeros_is_read_as_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base, name = save_wide_model(tmp_path, "llama"), "model.layers.1.mlp.down_proj"
+    tensors = load_file(base / "model.safetensors")
+    tensors[f"{name}.weight"].zero_()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    model = load_base(base, Precision.FP32, 100, Quantization.NF4)
+    weight = model.get_submodule(name).weight
+    check_reading(name, weight)
+    read = bitsandbytes.functional.dequantize_4bit
+    monkeypatch.setattr(bitsandbytes.functional, "dequantize_4bit", lambda *given, **named: read(*given, **named) + 1)
+    with pytest.raises(CloisterError, match=f"reads {name} with differences"):
+        check_reading(name, weight)
 
 
 def test_where_bitsandbytes_cannot_quantise_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

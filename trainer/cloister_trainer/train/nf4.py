@@ -21,6 +21,8 @@ from cloister_trainer.model.tensors import layer_of
 _TRIAL_SIZE = 64
 _COMPARED_ROWS = 64
 _SAME = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+_TRIED_TOKENS = (1, 32)
+"""On GPUs bitsandbytes multiplies a few tokens (an answer's next one) by other kernels than many."""
 
 
 def loading(compute_type: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -61,8 +63,8 @@ def settle(model: Any) -> Any:
     Where a CPU multiplies bfloat16 (AVX-512), bitsandbytes would repack a weight in place when it is first used
     without gradients, round its scales, and multiply from then on without a backward pass.
 
-    Raises CloisterError: SELF_TEST_FAILED unless exactly the layers' linear modules are quantised and read back as
-    they are held, MODEL_UNSUPPORTED where a weight had another shape in its file, which transformers does not look at
+    Raises CloisterError: SELF_TEST_FAILED unless exactly the layers' linear modules are quantised, read back as they
+    are held, and multiply by that, MODEL_UNSUPPORTED where a weight had another shape in its file, which transformers does not look at
     when it quantises.
     """
     linear: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -77,10 +79,11 @@ def settle(model: Any) -> Any:
     strange = [f"{name}.weight" for name, shape in shapes.items() if linear[name].weight.quant_state.shape != shape]
     if strange:
         raise incomplete(strange)
-    for name in {shape: name for name, shape in shapes.items()}.values():
-        check_reading(name, linear[name].weight)
     for name in quantised:
         linear[name].support_avx512bf16_for_cpu = False
+    for name in {shape: name for name, shape in shapes.items()}.values():
+        check_reading(name, linear[name].weight)
+        check_product(name, linear[name])
     return model
 
 
@@ -93,14 +96,40 @@ def check_reading(name: str, weight: Any) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
     read = dequantize_4bit(weight.data, weight.quant_state)
-    for rows in (slice(0, _COMPARED_ROWS), slice(max(0, len(read) - _COMPARED_ROWS), len(read))):
-        meant = dequantised(weight, rows)
-        difference = float((read[rows].float() - meant).abs().max() / meant.abs().max())
-        if difference > _SAME[read.dtype]:
-            raise _failed(
-                f"on this machine's {_name(read.device)} bitsandbytes reads {name} with differences of "
-                f"{difference:.2g} of its largest element. Leave lora.quantization out"
-            )
+    for rows in _ends(len(read)):
+        _compare(f"reads {name}", read[rows], dequantised(weight, rows))
+
+
+@torch.no_grad()
+def check_product(name: str, module: Any) -> None:
+    """Without gradients, as in evaluations and answers, a module multiplies by what its weight stands for.
+
+    That is another kernel than the one that reads. Raises CloisterError (SELF_TEST_FAILED).
+    """
+    weight, dtype = module.weight, module.compute_dtype
+    drawn = torch.randn(max(_TRIED_TOKENS), module.in_features, generator=torch.Generator().manual_seed(0))
+    for tokens in _TRIED_TOKENS:
+        x = drawn[:tokens].to(weight.device, dtype)
+        y = module(x)
+        for rows in _ends(module.out_features):
+            bias = None if module.bias is None else module.bias[rows].float()
+            meant = nn.functional.linear(x.float(), dequantised(weight, rows), bias)
+            _compare(f"multiplies by {name}", y[:, rows], meant)
+
+
+def _ends(length: int) -> tuple[slice, slice]:
+    return slice(0, _COMPARED_ROWS), slice(max(0, length - _COMPARED_ROWS), length)
+
+
+def _compare(what: str, found: Tensor, meant: Tensor) -> None:
+    """Raises CloisterError (SELF_TEST_FAILED) where they differ by more than rounding, or by what is no number."""
+    largest = meant.abs().max().clamp(min=torch.finfo(meant.dtype).tiny)  # also of a weight that is all 0
+    difference = float((found.float() - meant).abs().max() / largest)
+    if not difference <= _SAME[found.dtype]:
+        raise _failed(
+            f"on this machine's {_name(found.device)} bitsandbytes {what} with differences of {difference:.2g} of the "
+            "largest element. Leave lora.quantization out"
+        )
 
 
 def dequantised(weight: Any, rows: slice = slice(None)) -> Tensor:
