@@ -15,26 +15,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, load_file
-from torch import Tensor
 
 from cloister_api.errors import CloisterError
 from cloister_api.events import Progress
 from cloister_api.reasons import FailureReason
 from cloister_api.run import StorageDefaults
-from cloister_trainer.records import PlanFile
 from cloister_trainer.storage import Full, Storage, Unreachable, open_storage
 from cloister_trainer.train import checkpoint
-from cloister_trainer.train.checkpoint import (
-    CheckpointIndex,
-    CheckpointWriter,
-    drop_checkpoints_beyond,
-    fetch_newest,
-    newest_step,
-    resume_settings,
-)
+from cloister_trainer.train.checkpoint import CheckpointWriter, drop_checkpoints_beyond, fetch_newest, newest_step
+from cloister_trainer.train.checkpoint_index import CheckpointIndex
 from cloister_trainer.train.failures import explain
 from cloister_trainer.train.messages import Ended
 from cloister_trainer.train.state import TrainState
+from support.tiny_checkpoints import fetched_step, tensors_of, write
 from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
@@ -47,36 +40,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path, inputs: Path) -> TinyRun:
     return make_run(tmp_path, inputs=inputs)
-
-
-def tensors_of(step: int) -> dict[str, Tensor]:
-    return {"a": torch.full((3, 2), float(step)), "exp_avg.a": torch.ones(3, 2), "exp_avg_sq.a": torch.ones(3, 2)}
-
-
-def write(tiny: TinyRun, steps: list[int], keep: int = 10, best: int | None = None) -> None:
-    writer = CheckpointWriter(open_storage(), tiny.run.layout, keep, tiny.root / "writing")
-    for step in steps:
-        index = CheckpointIndex(
-            step=step,
-            settings=resume_settings(tiny.run, tiny.plan),
-            files=[],
-            state=TrainState(step=step, best_step=best),
-        )
-        best_tensors = {"a": torch.full((3, 2), -1.0)} if best not in {None, step} else None
-        part = (tiny.run.layout.metrics_part(step), b"{}\n")
-        writer.make_ready()
-        writer.write(index, tensors_of(step), best_tensors, part, lambda _uri: None)
-    writer.wait()
-    writer.close()
-
-
-def fetched_step(tiny: TinyRun, plan: PlanFile | None = None) -> int:
-    found = fetch_newest(open_storage(), tiny.run, plan or tiny.plan, tiny.root / "fetched")
-    if found is None:
-        return 0
-    with found.tensors() as read:
-        assert torch.equal(read("a"), tensors_of(found.index.step)["a"])
-    return found.index.step
 
 
 def test_the_newest_is_chosen_and_only_the_newest_are_kept(tiny: TinyRun) -> None:
@@ -167,16 +130,16 @@ def test_no_decision_of_training_asks_the_wall_clock() -> None:
     wall_clock = re.compile(
         r"\btime\.(?:time|time_ns|localtime|gmtime)\b|\b(?:now|utcnow|today)\(|from time import|st_mtime"
     )
-    readers = {
-        path.stem: line.strip()
+    readers = [
+        (path.stem, line.strip())
         for path in Path(checkpoint.__file__).parent.glob("*.py")
         for line in path.read_text().splitlines()
         if wall_clock.search(line)
-    }
-    assert readers == {
-        "launch": 'return f"{self.run.uid}-{self.attempt}-{time.time_ns()}-{self.ordinal}"',
-        "recorder": 'time=datetime.now(UTC).isoformat(timespec="milliseconds"),',
-    }
+    ]
+    assert sorted(readers) == [
+        ("launch", 'return f"{self.run.uid}-{self.attempt}-{time.time_ns()}-{self.ordinal}"'),
+        ("recorder", 'time=datetime.now(UTC).isoformat(timespec="milliseconds"),'),
+    ]
 
 
 def test_going_on_from_an_older_one_drops_the_damaged_ones_after_it(tiny: TinyRun) -> None:

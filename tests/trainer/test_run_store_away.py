@@ -19,7 +19,8 @@ from cloister_api.exit_codes import ExitCode
 from cloister_api.reasons import FailureReason
 from cloister_trainer.storage import Unreachable, open_storage
 from cloister_trainer.train import patience, setup
-from cloister_trainer.train.checkpoint import CheckpointIndex, CheckpointWriter, newest_step
+from cloister_trainer.train.checkpoint import CheckpointWriter, newest_step
+from cloister_trainer.train.checkpoint_index import CheckpointIndex
 from cloister_trainer.train.messages import Ended
 from cloister_trainer.train.patience import LONGEST_PAUSE_S, STORE_PATIENCE_S, Patience
 from cloister_trainer.train.state import TrainState

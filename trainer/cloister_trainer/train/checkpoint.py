@@ -9,7 +9,6 @@ on ZeRO, and the newest is the one of the highest step, whatever the clocks say.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,52 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from cloister_api.base import ApiModel
 from cloister_api.errors import CloisterError
 from cloister_api.layout import RunLayout, join
 from cloister_api.reasons import FailureReason
-from cloister_api.run import Run, canonical_json
+from cloister_api.run import Run
 from cloister_trainer.records import FileDigest, PlanFile
 from cloister_trainer.storage import MissingObject, Storage
+from cloister_trainer.train.checkpoint_index import INDEX, CheckpointIndex, listed_checkpoints, read_index
 from cloister_trainer.train.patience import Patience
-from cloister_trainer.train.state import TrainState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INDEX, STATE, BEST = "index.json", "state.safetensors", "best.safetensors"
+STATE, BEST = "state.safetensors", "best.safetensors"
 log = logging.getLogger(__name__)
-
-
-class CheckpointIndex(ApiModel):
-    """index.json: what the folder holds and where the run stood."""
-
-    version: Literal[1] = 1
-    step: int
-    settings: dict[str, Any]
-    """What must be equal for a run to go on from here."""
-    files: list[FileDigest]
-    state: TrainState
-    sha256: str = ""
-    """Of all the other fields in canonical JSON."""
-
-    def sealed(self, files: list[FileDigest]) -> CheckpointIndex:
-        """The index of these files with its own digest, its values as they will be read."""
-        complete = type(self).model_validate(self.model_copy(update={"files": files}).to_api())
-        return complete.model_copy(update={"sha256": complete._content_digest()})
-
-    @property
-    def intact(self) -> bool:
-        """Whether nothing in it has changed since it was sealed."""
-        return self.sha256 == self._content_digest()
-
-    def _content_digest(self) -> str:
-        content = canonical_json(self.model_copy(update={"sha256": ""}).to_api())
-        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,15 +79,18 @@ def resume_settings(run: Run, plan: PlanFile) -> dict[str, Any]:
 
 
 def newest_step(storage: Storage, layout: RunLayout) -> int:
-    """Step of the newest checkpoint that has an index, 0 without one; reads no tensors."""
-    return max((step for step, names in _listed(storage, layout.checkpoints) if INDEX in names), default=0)
+    """Step of the newest checkpoint that has an index which can be read, 0 without one; reads no tensors."""
+    for step, names in listed_checkpoints(storage, layout.checkpoints):
+        if INDEX in names and read_index(storage, layout.checkpoint(step), step) is not None:
+            return step
+    return 0
 
 
 def fetch_newest(storage: Storage, run: Run, plan: PlanFile, folder: Path) -> Checkpoint | None:
     """The newest complete checkpoint of the run, else of resumeFrom's, fetched into `folder` and verified.
 
-    One that was cut short (no index, a missing, short or changed file) is passed over for the one before it. Raises
-    CloisterError (SPEC_INVALID) when resumeFrom's run had other settings.
+    One that was cut short (no index, a missing, short or changed file), or whose index this version cannot read, is
+    passed over for the one before it. Raises CloisterError (SPEC_INVALID) when resumeFrom's run had other settings.
     """
     own = _fetch_first(storage, run.layout.checkpoints, folder)
     if own is not None or run.spec.resume_from is None:
@@ -130,9 +102,13 @@ def fetch_newest(storage: Storage, run: Run, plan: PlanFile, folder: Path) -> Ch
 
 
 def drop_checkpoints_beyond(storage: Storage, layout: RunLayout, step: int) -> None:
-    """Delete the checkpoints after `step`: the run goes on from there because they are damaged."""
-    for later, _ in _listed(storage, layout.checkpoints):
-        if later > step:
+    """Delete the checkpoints after `step`: the run goes on from there because they are damaged.
+
+    One whose index cannot be read may be whole for another version: it stays, and counts neither as the newest nor
+    among those that are kept.
+    """
+    for later, names in listed_checkpoints(storage, layout.checkpoints):
+        if later > step and (INDEX not in names or read_index(storage, layout.checkpoint(later), later) is not None):
             _delete(storage, layout, later)
 
 
@@ -144,11 +120,11 @@ def _delete(storage: Storage, layout: RunLayout, step: int) -> None:
 
 
 def _fetch_first(storage: Storage, checkpoints: str, folder: Path) -> Checkpoint | None:
-    for step, _ in _listed(storage, checkpoints):
+    for step, _ in listed_checkpoints(storage, checkpoints):
         uri = join(checkpoints, f"step-{step:06d}")
-        index = _read_index(storage, uri)
-        if index is None or index.step != step or not index.intact:
-            log.warning("Checkpoint %s has no sound index; the one before it is tried.", uri)
+        index = read_index(storage, uri, step)
+        if index is None:
+            log.warning("Checkpoint %s has no index that can be read; the one before it is tried.", uri)
             continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -164,27 +140,11 @@ def _fetch_file(storage: Storage, uri: str, file: FileDigest, folder: Path) -> b
     except MissingObject:
         log.warning("Checkpoint %s lacks %s; the one before it is tried.", uri, file.name)
         return False
-    if digest_of(path) == file:
+    fetched = digest_of(path)
+    if (fetched.size, fetched.sha256) == (file.size, file.sha256):
         return True
     log.warning("%s of checkpoint %s differs from its index; the one before it is tried.", file.name, uri)
     return False
-
-
-def _read_index(storage: Storage, uri: str) -> CheckpointIndex | None:
-    try:
-        return CheckpointIndex.model_validate_json(storage.read(join(uri, INDEX)))
-    except (MissingObject, ValidationError):
-        return None
-
-
-def _listed(storage: Storage, checkpoints: str) -> list[tuple[int, set[str]]]:
-    """Steps with the names below their folders, newest first."""
-    found: dict[int, set[str]] = {}
-    for listed in storage.list(checkpoints):
-        folder, _, name = listed.name.partition("/")
-        if name and folder.startswith("step-") and folder.removeprefix("step-").isdecimal():
-            found.setdefault(int(folder.removeprefix("step-")), set()).add(name)
-    return sorted(found.items(), reverse=True)
 
 
 def _require_same_settings(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
@@ -215,6 +175,8 @@ class CheckpointWriter:
         self._under_way: Future[None] | None = None
         self._again: Callable[[], Future[None]] | None = None
         """Starts writing what is under way once more."""
+        self._readable: set[int] = set()
+        """Steps whose index was written or read here."""
 
     @property
     def busy(self) -> bool:
@@ -296,7 +258,8 @@ class CheckpointWriter:
                 files.append(digest_of(self._folder / name))
                 self._storage.upload(self._folder / name, join(uri, name))
             self._storage.write(*metrics)
-            self._storage.write(join(uri, INDEX), json.dumps(index.sealed(files).to_api()).encode())
+            self._storage.write(join(uri, INDEX), index.sealed(files))
+        self._readable.add(index.step)
         when_complete(uri)
         try:
             self._prune()
@@ -304,7 +267,12 @@ class CheckpointWriter:
             log.warning("Older checkpoints stay, since they could not be deleted: %s", error)
 
     def _prune(self) -> None:
-        """Delete all but the newest complete checkpoints."""
-        complete = [step for step, names in _listed(self._storage, self._layout.checkpoints) if INDEX in names]
-        for step in complete[self._keep :]:
+        """Delete all but the newest complete checkpoints; those whose index cannot be read stay."""
+        listed = listed_checkpoints(self._storage, self._layout.checkpoints)
+        for step in [step for step, names in listed if INDEX in names and self._can_read(step)][self._keep :]:
             _delete(self._storage, self._layout, step)
+
+    def _can_read(self, step: int) -> bool:
+        if step not in self._readable and read_index(self._storage, self._layout.checkpoint(step), step) is not None:
+            self._readable.add(step)
+        return step in self._readable

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cloister_api.events import CheckpointSaved
 from cloister_api.units import parse_duration
-from cloister_trainer.train.checkpoint import CheckpointIndex, CheckpointWriter, resume_settings
+from cloister_trainer.train.checkpoint import CheckpointWriter, resume_settings
+from cloister_trainer.train.checkpoint_index import CheckpointIndex
 from cloister_trainer.train.context import WorkerContext
 from cloister_trainer.train.control import Wishes
 from cloister_trainer.train.engine import Engine
