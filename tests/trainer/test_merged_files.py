@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +96,39 @@ def test_a_base_that_is_no_longer_what_was_fetched_is_not_merged(
     with pytest.raises(CloisterError, match="no longer what was fetched") as failure:
         merged(tmp_path / "base", file, tmp_path / "merged")
     assert failure.value.reason is FailureReason.ADAPTER_INVALID
+    assert "Restore the model's folder if somebody changed it" in failure.value.message
+    assert "or else have the worker's disk checked" in failure.value.message
+
+
+def test_a_file_is_read_back_from_the_disk_and_not_from_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as the kernel can be told: some file systems keep pages all the same, so the calls are looked at."""
+    file, done = save_base(tmp_path / "base"), []
+    check = merged_files.check_file
+
+    def traced(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def traced_call(descriptor: int, *others: Any) -> Any:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            done.append((name, path, path.stat().st_size, *others))
+            return call(descriptor, *others)
+
+        return traced_call
+
+    def checked(path: Path, *others: Any) -> FileDigest:
+        done.append(("check", path))
+        return check(path, *others)
+
+    monkeypatch.setattr(os, "fsync", traced("fsync", os.fsync))
+    monkeypatch.setattr(os, "posix_fadvise", traced("posix_fadvise", os.posix_fadvise))
+    monkeypatch.setattr(merged_files, "check_file", checked)
+    merged(tmp_path / "base", file, tmp_path / "merged")
+    path = tmp_path / "merged" / FILE
+    assert done == [
+        ("fsync", path, file.size),
+        ("posix_fadvise", path, file.size, 0, 0, os.POSIX_FADV_DONTNEED),
+        ("check", path),
+    ]
 
 
 def test_a_merged_value_that_its_type_cannot_hold_names_the_tensor(tmp_path: Path) -> None:

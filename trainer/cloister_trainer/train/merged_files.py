@@ -8,6 +8,7 @@ the process's own.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -82,6 +83,7 @@ def write_file(base: Path, file: FileDigest, path: Path, changes: Changes) -> li
             change = changes(name)
             pieces = _copied(source, end - start) if change is None else _merged(source, name, infos[name], change)
             write(f"tensor {name}", end - start, pieces)
+        _settle(out)
     if source_digest.hexdigest() != file.sha256:
         raise _not_what_was_fetched(file.name)
     return written
@@ -101,6 +103,13 @@ def check_file(path: Path, name: str, written: list[Written]) -> FileDigest:
         if file.read(1):
             raise _reads_back_different(name, "its length")
     return FileDigest(name=name, size=size, sha256=whole.hexdigest())
+
+
+def _settle(out: BinaryIO) -> None:
+    """Bring a file to the disk and out of the page cache: whoever reads it next has what lies on the disk."""
+    out.flush()
+    os.fsync(out.fileno())
+    os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _copied(source: BinaryIO, length: int) -> Iterator[tuple[bytes, bytes]]:
@@ -138,8 +147,9 @@ def _raw(tensor: Tensor) -> bytes:
 def _not_what_was_fetched(file: str) -> CloisterError:
     return CloisterError(
         FailureReason.ADAPTER_INVALID,
-        f"{file} of the base model on the worker's disk is no longer what was fetched, so nothing can be merged into "
-        "it. Have that disk checked, and go on with resumeFrom.",
+        f"{file} of the base model is no longer what was fetched, so nothing can be merged into it. Restore the "
+        "model's folder if somebody changed it during training, or else have the worker's disk checked, and go on with "
+        "resumeFrom.",
     )
 
 
