@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from cloister_api.spec_training import Lora
 from cloister_trainer.records import FileDigest
+from cloister_trainer.train import merged_files
 from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.checkpoint import digest_of
 from cloister_trainer.train.merge import adapter_deltas
@@ -20,18 +21,16 @@ from support.tiny_models import adapter_state, all_with_experts, save_tiny_model
 IDS = torch.arange(3, 43)[None]
 
 
+MIXTURES = ("mixtral", "glm4_moe", "deepseek_v3", "qwen2_moe", "phimoe", "gpt_oss")
+
+
 @pytest.mark.parametrize(
     ("model_type", "lora"),
     [
         ("llama", Lora(rank=4, alpha=6)),
         ("phi3", Lora(rank=4, alpha=8, rank_stabilized=True)),
         ("phi", Lora(rank=4, alpha=8)),
-        ("mixtral", all_with_experts()),
-        ("glm4_moe", all_with_experts()),
-        ("deepseek_v3", all_with_experts()),
-        ("qwen2_moe", all_with_experts()),
-        ("phimoe", all_with_experts()),
-        ("gpt_oss", all_with_experts()),
+        *((mixture, all_with_experts()) for mixture in MIXTURES),
     ],
 )
 def test_the_merged_model_has_the_adapter_models_logits(model_type: str, lora: Lora, tmp_path: Path) -> None:
@@ -46,6 +45,22 @@ def test_the_merged_model_has_the_adapter_models_logits(model_type: str, lora: L
         expected = module.model(input_ids=IDS, use_cache=False).logits
         found = stock(input_ids=IDS, use_cache=False).logits
     assert float((found - expected).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_experts_in_pieces_of_a_few_rows_are_merged_as_whole_ones(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_tiny_model(tmp_path / "base", model_type)
+    module = with_adapter(base, all_with_experts(), random_b=True)
+    whole = merge(module, base, model_type, tmp_path / "whole")
+    monkeypatch.setattr(merged_files, "PIECE_BYTES", 1000)  # 7 rows of 32 float32, or 3 of 64
+    pieces = merge(module, base, model_type, tmp_path / "pieces")
+    for path in whole.glob("*.safetensors"):
+        expected, found = load_file(path), load_file(pieces / path.name)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0, msg=name)
 
 
 def test_files_types_and_untouched_tensors_stay(tmp_path: Path) -> None:
