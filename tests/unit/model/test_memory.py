@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from cloister_api.spec_cluster import Offload
 from cloister_api.spec_training import AutoMode, Quantization
@@ -259,8 +260,10 @@ def test_every_line_of_advice_was_planned() -> None:
 
 
 def test_four_bits_are_advised_where_they_fit_and_can_be_had() -> None:
-    line = "lora: {quantization: NF4}"
+    line = "lora: {quantization: NF4}  # not tested on GPUs"
     given = inputs(LARGE, 80)
+    assert yaml.safe_load(line) == {"lora": {"quantization": "NF4"}}
+    assert f"\n  {line}" in does_not_fit(given, plan_memory(given))
     assert line in fitting_lines(given)
     assert line in fitting_lines(replace(given, zero_stage=2))
     assert line not in fitting_lines(replace(given, quantizable=False))

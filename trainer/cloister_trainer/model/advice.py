@@ -18,6 +18,8 @@ WHAT_IF_MEMORY = tuple(size * GIB for size in (24, 40, 80, 141))
 WHAT_IF_GPUS = (1, 2, 4, 8, 16)
 GPUS_PER_NODE = 8
 LARGEST_PARTS = 4
+NF4_LINE = "lora: {quantization: NF4}  # not tested on GPUs"
+"""As a comment, so that the line can be copied into a job."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _changes(inputs: PlanInputs) -> Iterator[tuple[str, str, PlanInputs]]:
         line = f"distribution: {{minWorkers: {inputs.workers}}}"
         yield "minimum", line, replace(inputs, min_workers=inputs.workers)
     if inputs.quantizable and not nf4 and (inputs.zero_stage or 0) < 3:
-        yield "quantization", "lora: {quantization: NF4}", replace(inputs, quantization=Quantization.NF4)
+        yield "quantization", NF4_LINE, replace(inputs, quantization=Quantization.NF4)
     workers = 2 * inputs.workers
     while workers <= MOST_WORKERS:
         more = replace(inputs, workers=workers, min_workers=workers)
