@@ -40,7 +40,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_stage_and_number_of_ranks_trains_the_same_adapter(tmp_path: Path, inputs: Path) -> None:
+def test_stage_0_on_one_rank_and_1_and_2_on_two_train_the_same_adapter(tmp_path: Path, inputs: Path) -> None:
     runs = [
         make_run(tmp_path / f"{stage}-{ranks}", inputs=inputs, stage=stage, workers=ranks, lora=NF4, validation=8)
         for stage, ranks in ((2, 2), (0, 1), (1, 2))
