@@ -11,7 +11,6 @@ import pytest
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.spec_training import Training
-from cloister_trainer.model import settings
 from cloister_trainer.model.settings import check_before_data, max_length
 from cloister_trainer.prepare.main import make_plan
 from cloister_trainer.reporter import PlainConsole, Reporter
@@ -54,7 +53,7 @@ def test_dropout_on_experts_and_servers_that_cannot_load_are_found_without_data(
         check_before_data(a_run(lora=experts, output={"uri": "s3://a/x", "servableBy": ["VLLM"]}), mixtral)
 
 
-def test_a_base_in_four_bits_has_no_routed_experts_and_needs_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_in_four_bits_has_no_routed_experts_and_widths_that_bitsandbytes_takes() -> None:
     run = a_run(lora={"quantization": "NF4"})
     llama = an_inspected_model(config(), llama_tensors())
     check_before_data(run, llama)
@@ -63,9 +62,6 @@ def test_a_base_in_four_bits_has_no_routed_experts_and_needs_bitsandbytes(monkey
         check_before_data(run, mixtral)
     with pytest.raises(CloisterError, match=r"64 does not divide .*: model\.layers\.0\.\S+ has \d+\. Train on GPUs"):
         check_before_data(a_run(lora={"quantization": "NF4"}, distribution={"gpusPerWorker": 0}), llama)
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
-    with pytest.raises(CloisterError, match="needs the Python package bitsandbytes, and that is not installed"):
-        check_before_data(run, llama)
 
 
 def test_llama_cpp_scales_by_the_rank_and_knows_no_other_scale() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
@@ -53,11 +51,6 @@ def check_nf4(run: Run, inspected: InspectedModel) -> None:
             f"lora.quantization is NF4, which bitsandbytes has for linear modules only: most weights of {family.title} "
             "are those of its routed experts, which are none. Leave lora.quantization out. Where the base does not "
             "fit into one GPU, distribution.zeroStage 3 divides it among several."
-        )
-    if find_spec("bitsandbytes") is None:
-        raise _invalid(
-            "lora.quantization is NF4, which needs the Python package bitsandbytes, and that is not installed here. "
-            "Install the version in requirements/trainer.txt, or leave lora.quantization out."
         )
     if run.spec.distribution.gpus_per_worker == 0:
         live = live_tensors(family, inspected.config["num_hidden_layers"], inspected.tensors)
