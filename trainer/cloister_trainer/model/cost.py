@@ -30,6 +30,8 @@ from cloister_trainer.model.tensors import LiveTensors, TensorInfo, layer_of, li
 RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "dense", "fc2")
 """Projections whose output only adds to the residual stream: it is not kept."""
 ATTENTION = "self_attn"
+COMPUTE_TYPES = {Precision.BF16: "bfloat16", Precision.FP32: "float32"}
+"""PyTorch's names of the types of the frozen weights and of matrix products."""
 NORM_BYTES = 4
 GELU_TENSORS = 4
 """gelu_new in transformers' elementary operations: its input x, x/2, the tanh, and 1 + tanh."""

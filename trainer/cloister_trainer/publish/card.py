@@ -7,7 +7,8 @@ import json
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cloister_api.spec_cluster import Provenance
-from cloister_api.spec_training import Precision, Quantization
+from cloister_api.spec_training import Quantization
+from cloister_trainer.model.cost import COMPUTE_TYPES
 from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.model.license_terms import terms_of
 from cloister_trainer.publish.facts import RunFacts
@@ -18,8 +19,6 @@ from cloister_trainer.records import LicenseFinding
 CARD_FILE = "README.md"
 ORIGIN_HEADING = "## Licence and origin"
 PLOT_FILE = "loss.svg"
-COMPUTE_TYPES = {Precision.BF16: "bfloat16", Precision.FP32: "float32"}
-"""PyTorch's names of the types that matrix products are made in."""
 VLLM_DEFAULT_RANK = 16
 """The largest rank that vLLM takes when it is told nothing."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cloister_api.spec_training import Precision, Quantization
 from cloister_trainer.model.complete import incomplete
 from cloister_trainer.model.config import native_config, read_config
+from cloister_trainer.model.cost import COMPUTE_TYPES
 from cloister_trainer.train import attention, nf4
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.loss import Head, summed_cross_entropy
@@ -59,7 +60,8 @@ def load_base(
 
 def base_type(precision: Precision) -> torch.dtype:
     """The type of the frozen weights and of matrix products."""
-    return torch.float32 if precision is Precision.FP32 else torch.bfloat16
+    dtype: torch.dtype = getattr(torch, COMPUTE_TYPES[precision])
+    return dtype
 
 
 def frozen(model: Any) -> Any:
