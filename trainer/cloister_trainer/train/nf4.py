@@ -64,8 +64,8 @@ def settle(model: Any) -> Any:
     without gradients, round its scales, and multiply from then on without a backward pass.
 
     Raises CloisterError: SELF_TEST_FAILED unless exactly the layers' linear modules are quantised, read back as they
-    are held, and multiply by that, MODEL_UNSUPPORTED where a weight had another shape in its file, which transformers does not look at
-    when it quantises.
+    are held, and multiply by that, MODEL_UNSUPPORTED where a weight had another shape in its file, which transformers
+    does not look at when it quantises.
     """
     linear: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     wanted = {name for name in linear if layer_of(name)}
