@@ -114,9 +114,10 @@ class FineTune:
 
     def starts(self) -> tuple[tuple[str, int], ...]:
         """The first step that each start of the ranks told in the newest submitter's log, with the pod's name."""
-        pod = next(iter(self.running_pods("submitter")), None)
-        if pod is None:  # it is between two
+        begun = [pod for pod in self.pods("submitter") if pod["status"].get("phase") != "Pending"]
+        if not begun:  # it is between two
             return ()
+        pod = max(begun, key=lambda each: str(each["metadata"]["creationTimestamp"]))["metadata"]["name"]
         text = self.cluster.kubectl("logs", pod, namespace=self.namespace)
         uid, attempt = self.read()["metadata"]["uid"], self.status["attempt"]
         found: list[tuple[str, int]] = []
