@@ -31,6 +31,7 @@ def test_an_upgrade_with_a_new_trainer_leaves_a_running_job_alone(node: Node, in
         assert images(new) == {NEXT}
     finally:
         installation.upgrade()
+        node.forget_name(NEXT)
 
 
 def test_helm_test_says_that_the_cluster_is_ready(installation: Installation) -> None:

@@ -76,6 +76,11 @@ def name_image(site: Site, image: str, further: str) -> None:
     ctr(site, "images", "tag", "--force", image, further)
 
 
+def forget_name(site: Site, image: str) -> None:
+    """Take that name away again: an image without any is deleted."""
+    ctr(site, "images", "remove", "--sync", image)
+
+
 def import_own(site: Site) -> None:
     """The images that the cluster itself needs, packed from programs of this machine."""
     kuberay, coredns = program("kuberay-operator"), program("coredns")

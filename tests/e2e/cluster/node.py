@@ -92,6 +92,10 @@ class Node(ControlPlane):
         """Give an imported image a further name, as if another version of it had been imported."""
         images.name_image(self.site, image, further)
 
+    def forget_name(self, image: str) -> None:
+        """Take a further name away, with what only it keeps."""
+        images.forget_name(self.site, image)
+
     def guarded_packets(self) -> int:
         """How many packets pods would have sent out of this machine so far."""
         return network.guarded_packets()
