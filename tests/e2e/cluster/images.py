@@ -68,6 +68,7 @@ def import_image(site: Site, archive: Path) -> None:
     if noted.get(str(archive)) == found:
         return
     ctr(site, "images", "import", archive, timeout_s=IMPORT_LIMIT_S)
+    _forget_replaced(site)
     _note(site, str(archive), found)
 
 
@@ -113,6 +114,15 @@ def copy_libraries(folder: Path, path: Path) -> None:
         target = folder / library.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library.resolve(), target)
+
+
+def _forget_replaced(site: Site) -> None:
+    """Delete what only its digest names: kubelet's own name of an image whose other names are another's by now."""
+    rows = [line.split()[:3] for line in ctr(site, "images", "list").splitlines()[1:] if line]
+    named = {digest for name, _, digest in rows if not name.startswith("sha256:")}
+    for name, _, digest in rows:
+        if digest not in named:
+            ctr(site, "images", "remove", "--sync", name)
 
 
 def _image_of(name: str) -> str:
