@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ray._private.authentication_test_utils import reset_auth_token_state
 
 END_S = 60.0
 _HOLD = """
@@ -36,6 +37,7 @@ def one_ray(cpus: int, folder: Path) -> Iterator[None]:
         environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         environment.delenv("RAY_ADDRESS", raising=False)
+        reset_auth_token_state()  # Ray remembers what it found when it was imported, or used, before
         said = folder / "ray.log"
         with said.open("wb") as log:
             holder = subprocess.Popen(
@@ -59,3 +61,4 @@ def one_ray(cpus: int, folder: Path) -> Iterator[None]:
                 holder.kill()
                 holder.wait()
             holder.stdout.close()
+    reset_auth_token_state()
