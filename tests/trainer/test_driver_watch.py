@@ -52,4 +52,4 @@ def test_all_ranks_are_asked_for_their_stacks_when_one_makes_no_progress(
     assert failure.reason is FailureReason.NO_PROGRESS and words in failure.message
     assert group.asked == [Request.ABORT]
     if not messages:
-        assert failure.message.endswith(f"are in {tiny.run.layout.logs(1)}.")
+        assert failure.message.endswith(f" in {tiny.run.layout.logs(1)}.")
