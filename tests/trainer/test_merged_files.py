@@ -86,7 +86,8 @@ def test_a_file_that_changes_after_it_was_written_is_not_handed_on(
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda path: flip_byte(path, -1), lambda path: os.truncate(path, path.stat().st_size - 40)]
+    "damage",
+    [lambda path: flip_byte(path, -1), lambda path: os.truncate(path, path.stat().st_size - 40), Path.unlink],
 )
 def test_a_base_that_is_no_longer_what_was_fetched_is_not_merged(
     damage: Callable[[Path], None], tmp_path: Path

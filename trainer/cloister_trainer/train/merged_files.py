@@ -63,7 +63,7 @@ def write_merged(
 
 def write_file(base: Path, file: FileDigest, path: Path, changes: Changes) -> list[Written]:
     """Write one merged file; what was written, in the file's order."""
-    if (base / file.name).stat().st_size != file.size:
+    if not (base / file.name).is_file() or (base / file.name).stat().st_size != file.size:
         raise _not_what_was_fetched(file.name)
     header, entries = read_header(base / file.name)
     infos = tensors_in(base, [file.name])
