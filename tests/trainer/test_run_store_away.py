@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cloister_api.errors import CloisterError
-from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Restarted
+from cloister_api.events import CheckpointSaved, Done, EvaluationDone, Progress, Restarted
 from cloister_api.exit_codes import ExitCode
 from cloister_api.reasons import FailureReason
 from cloister_trainer.storage import Unreachable, open_storage
@@ -215,7 +215,7 @@ def test_all_ranks_outlast_a_store_that_is_away_for_longer_than_the_deadline(
 def test_a_run_waits_for_its_store_between_starts_and_at_its_end(
     tmp_path: Path, inputs: Path, store: SeaweedFS
 ) -> None:
-    """The store goes with a worker, and again just before the last checkpoint: nothing but time is lost."""
+    """The store goes with a worker, and is away again at the last checkpoint: nothing but time is lost."""
     tiny = run_in(
         tmp_path,
         inputs,
@@ -244,7 +244,9 @@ def test_a_run_waits_for_its_store_between_starts_and_at_its_end(
         read_until(lambda event: isinstance(event, CheckpointSaved) and event.step >= 5)
         driver.workers()[0].kill()
         comes_back_when_missed()
-        read_until(lambda event: isinstance(event, EvaluationDone) and event.step == STEPS)
+        read_until(lambda event: isinstance(event, Restarted))
+        # Checkpoints between are not waited for: only the last one misses the store.
+        read_until(lambda event: isinstance(event, Progress))
         comes_back_when_missed()
         read_until(lambda event: isinstance(event, Done))
         assert driver.process.wait(timeout=30) == ExitCode.DONE

@@ -27,7 +27,7 @@ from cloister_trainer.train.checkpoint import newest_step
 from cloister_trainer.train.failures import worst
 from cloister_trainer.train.launch import Start, WorkerGroup, own_address, ray_cluster
 from cloister_trainer.train.memory_kills import MemoryKills
-from cloister_trainer.train.messages import Ended, Message, Phase, Request
+from cloister_trainer.train.messages import Ended, Message, Phase, Request, Waiting
 from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.progress import Display
 from cloister_trainer.train.staged import completed_checks
@@ -265,6 +265,8 @@ class Driver:
                 seen.ended = message
             case Phase():
                 seen.stepping = False
+            case Waiting():
+                self._reporter.warn(message.why)
             case FailureSeen():
                 seen.failures.append(
                     CloisterError(message.reason, message.message, step=message.step, node=message.node)

@@ -27,6 +27,13 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Why training waits, as a sentence."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """Rank 0 has ended without a failure.
 
@@ -38,7 +45,7 @@ class Ended:
     step: int
 
 
-Message = Event | Phase | Ended
+Message = Event | Phase | Waiting | Ended
 
 
 class Sink(Protocol):

@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ from cloister_trainer.train.failures import explain
 from cloister_trainer.train.feed import BatchFeed, StepBatch
 from cloister_trainer.train.finish import finish
 from cloister_trainer.train.inputs import Inputs, fetch_inputs
-from cloister_trainer.train.messages import Ended, Phase
+from cloister_trainer.train.messages import Ended, Phase, Waiting
 from cloister_trainer.train.metrics import drop_parts_beyond, reset_peak_memory, take_parts_of
 from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.recorder import Recorder
@@ -95,13 +96,7 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
             sink.push(Phase(what))
 
     def waiting_for_store(tell: Callable[[], None] = lambda: None) -> Patience:
-        def await_store(failure: CloisterError, seconds: float) -> None:
-            log.warning("%s Waiting %.0f s for the store.", failure, seconds)
-            tell()
-            time.sleep(seconds)
-            watchdog.beat()
-
-        return Patience(await_store)
+        return Patience(partial(wait_for_store, context, watchdog, tell))
 
     egress = prove_egress_of_all(context)
 
@@ -153,6 +148,18 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     tests.at_end()
     finish(context, built, inputs, state, saver.best, egress, waiting_for_store(), watchdog.beat)
     return Ended("finished", state.step)
+
+
+def wait_for_store(
+    context: WorkerContext, watchdog: Watchdog, tell: Callable[[], None], failure: CloisterError, seconds: float
+) -> None:
+    """Pause once, beating; the log and the driver hear why."""
+    why = f"{failure} Waiting {seconds:.0f} s for the store."
+    log.warning(why)
+    context.sink.push(Waiting(why))
+    tell()
+    time.sleep(seconds)
+    watchdog.beat()
 
 
 def make_steps(
