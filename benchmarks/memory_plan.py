@@ -19,7 +19,7 @@ import torch
 
 from cloister_api.spec_training import Lora, LoraTargets, Precision, TargetPreset
 from cloister_trainer.model.cost import model_cost
-from cloister_trainer.model.memory_parts import GIB, Choice, PlanInputs, device_parts
+from cloister_trainer.model.memory_parts import GIB, OUTSIDE_ALLOCATOR, Choice, PlanInputs, device_parts
 from cloister_trainer.model.targets import resolve_targets
 from cloister_trainer.model.tensors import TensorInfo
 from cloister_trainer.train import attention
@@ -27,7 +27,7 @@ from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.lora import add_lora, trainable_parameters
 from cloister_trainer.train.model import TrainingModule, frozen
 
-LEFT_OUT = ("CUDA context", "driver", "NCCL buffers", "reduce buckets", "fragmentation")
+LEFT_OUT = (*OUTSIDE_ALLOCATOR, "reduce buckets")
 LABEL_SHARE = 3
 STEPS = 2
 

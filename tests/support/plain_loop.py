@@ -64,11 +64,13 @@ class Trained:
 class PlainLoop:
     """Trains as the job in `tiny` says, from the adapter in the folder `start`."""
 
-    def __init__(self, tiny: TinyRun, start: Path) -> None:
+    def __init__(self, tiny: TinyRun, start: Path, device: str = "cpu") -> None:
         from peft import PeftModel
 
+        self._device = device
+
         self._training, self._total_steps = tiny.run.spec.training, tiny.plan.plan.total_steps
-        self._model = PeftModel.from_pretrained(stock_base(tiny), str(start), is_trainable=True)
+        self._model = PeftModel.from_pretrained(stock_base(tiny), str(start), is_trainable=True).to(device)
         (shard,) = tiny.plan.data.train
         tensors = load_file(Path(tiny.plan.tokens_uri.removeprefix("file://")) / shard.file.name)
         self._tokens = [
@@ -113,10 +115,10 @@ class PlainLoop:
         count, size = len(self._tokens), self._training.global_batch_size
         epoch, k = position_of(step, steps_per_epoch(count, size))
         chosen = batch_ids(torch.arange(count).numpy(), self._training.seed, epoch, k, size).tolist()
-        ids = _padded([self._tokens[i] for i in chosen], 0)
-        seen = _padded([torch.ones_like(self._tokens[i]) for i in chosen], 0)
-        labels = _padded([self._labels(i) for i in chosen], UNTRAINED)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._training.precision is Precision.BF16):
+        ids = _padded([self._tokens[i] for i in chosen], 0).to(self._device)
+        seen = _padded([torch.ones_like(self._tokens[i]) for i in chosen], 0).to(self._device)
+        labels = _padded([self._labels(i) for i in chosen], UNTRAINED).to(self._device)
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._training.precision is Precision.BF16):
             logits = self._model(input_ids=ids, attention_mask=seen, use_cache=False).logits
         return nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=UNTRAINED

@@ -43,11 +43,11 @@ def meaning(weight: Any) -> Tensor:
     nested = state.state2
     outer = nested.absmax.repeat_interleave(nested.blocksize)[: state.absmax.numel()]
     absmax = nested.code[state.absmax.flatten().long()] * outer + state.offset
-    values = torch.tensor(VALUES)[codes] * absmax.repeat_interleave(BLOCK)
+    values = torch.tensor(VALUES, device=packed.device)[codes] * absmax.repeat_interleave(BLOCK)
     return values.view(state.shape)
 
 
-def stock_base(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
+def stock_base(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: str = "cpu") -> Any:
     """The base as the model card's lines load it.
 
     On CPUs with AVX-512 bitsandbytes multiplies by other bits where nobody trains; here it does not.
@@ -61,7 +61,7 @@ def stock_base(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any
         bnb_4bit_compute_dtype=dtype,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, quantization_config=nf4, device_map={"": "cpu"}, attn_implementation=attention
+        folder, dtype=dtype, quantization_config=nf4, device_map={"": device}, attn_implementation=attention
     )
     for module in quantised_modules(model).values():
         module.support_avx512bf16_for_cpu = False

@@ -18,7 +18,7 @@ from cloister_trainer.model.config import make_known
 from cloister_trainer.model.targets import Targets
 from cloister_trainer.train.lora import add_lora, trainable_parameters
 from cloister_trainer.train.lora_layers import LeanLinear, LeanWeight, lean_4bit, lora_layers
-from cloister_trainer.train.model import TrainingModule, load_base
+from cloister_trainer.train.model import CPU, TrainingModule, load_base
 from cloister_trainer.train.targets import targets_in
 
 VOCABULARY = 128
@@ -177,12 +177,17 @@ def save_tiny_model(folder: Path, model_type: str, dtype: torch.dtype = torch.fl
 
 
 def with_adapter(
-    folder: Path, lora: Lora | None = None, precision: Precision = Precision.FP32, *, random_b: bool = False
+    folder: Path,
+    lora: Lora | None = None,
+    precision: Precision = Precision.FP32,
+    *,
+    random_b: bool = False,
+    device: torch.device = CPU,
 ) -> TrainingModule:
     """The module that trains an adapter on the model in `folder`; `random_b`: one that is not without effect."""
     lora = lora or Lora(rank=4, alpha=8)
-    model = load_base(folder, precision, LONGEST, lora.quantization)
-    module = TrainingModule(add_lora(model, targets_of(folder, lora), lora, seed=1), precision)
+    model = load_base(folder, precision, LONGEST, lora.quantization, device)
+    module = TrainingModule(add_lora(model, targets_of(folder, lora), lora, seed=1).to(device), precision)
     if random_b:
         randomise_b(module)
     return module.train()
@@ -229,7 +234,7 @@ def randomise_b(module: TrainingModule, size: float = 0.05) -> None:
     with torch.no_grad():
         for name, parameter in trainable_parameters(module.model).items():
             if ".lora_B." in name:
-                parameter.normal_(0, size, generator=generator)
+                parameter.copy_(torch.empty(parameter.shape).normal_(0, size, generator=generator))
 
 
 def adapter_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

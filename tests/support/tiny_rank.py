@@ -39,6 +39,8 @@ class Task:
     """Every parameter is sharded at stage 3, and a chunk of the loss holds 16 label tokens."""
     told_steps: int = 0
     """Of how many first steps rank 0 tells what the optimizer was given."""
+    device: str = "cpu"
+    """The first GPU with "cuda": for one rank."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,20 @@ def main(task: Task, pipe: Connection, request: Any) -> None:
         WORLD_SIZE=str(task.world_size),
         LOCAL_RANK=str(task.rank),
     )
+    device = torch.device("cuda:0" if task.device == "cuda" else "cpu")
     torch.distributed.init_process_group(
-        "gloo", rank=task.rank, world_size=task.world_size, timeout=timedelta(seconds=60)
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=task.rank,
+        world_size=task.world_size,
+        timeout=timedelta(seconds=60),
+        device_id=device if device.type == "cuda" else None,
     )
     if task.as_if_large:
         treat_as_large()
     run = Run.model_validate_json(task.run)
     sink = PipeSink(pipe, request)
     if task.told_steps:
-        prepare_deepspeed(torch.device("cpu"))
+        prepare_deepspeed(device)
         tell_steps(task.told_steps, sink, task.rank)
     context = WorkerContext(
         run=run,
@@ -129,7 +136,7 @@ def main(task: Task, pipe: Connection, request: Any) -> None:
         rank=task.rank,
         world_size=task.world_size,
         node="localhost",
-        device=torch.device("cpu"),
+        device=device,
         storage=open_storage(run.settings.storage),
         sink=sink,
         scratch=Path(task.scratch),

@@ -47,8 +47,11 @@ def run_ranks(
     told_steps: int = 0,
     hangs_at: int | None = None,
     step_s: float = 0,
+    device: str = "cpu",
 ) -> Ranks:
     """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
+
+    With `device` "cuda" it is one process on the first GPU, with NCCL.
 
     `watch` sees each of rank 0's messages; its second argument acts: `stop` asks for a checkpoint and an end, `abort`
     for stacks and an end, `kill` ends all ranks with SIGKILL, `freeze` stops the last one with SIGSTOP. When a rank
@@ -58,10 +61,11 @@ def run_ranks(
     """
     from support import odd_rank, tiny_rank
 
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["DS_ACCELERATOR"] = device
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
+    if device == "cpu":
+        context.set_forkserver_preload(_PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,6 +83,7 @@ def run_ranks(
             port,
             as_if_large,
             told_steps,
+            device,
         )
         hangs = hangs_at is not None and rank == world_size - 1
         main = partial(odd_rank.hanging, hangs_at) if hangs else partial(odd_rank.slow, step_s)

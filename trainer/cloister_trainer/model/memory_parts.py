@@ -44,6 +44,8 @@ SCORE_SAVED_BYTES = 8
 """Of one attention score that eager attention keeps: softmax in float32, and in bf16 before and after it."""
 SCORE_WORK_BYTES = 8
 """Of one score while its layer is in hand."""
+OUTSIDE_ALLOCATOR = ("CUDA context", "driver", "NCCL buffers", "fragmentation")
+"""Parts that PyTorch's allocator does not hold to be allocated."""
 FRAGMENTATION = 0.06
 """Share of the changing memory that the allocator cannot hand out again (expandable segments)."""
 
