@@ -145,6 +145,11 @@ bench: setup ## Measure against plain loops and other trainers, as ratios
 bench-operator: setup control-plane-binaries ## Measure the operator with thousands of jobs on a real Kubernetes control plane
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.operator_scale
 
+.PHONY: bench-gpu
+bench-gpu: setup ## Measure speed and memory of a model of 8B's shape on one GPU, and train on 2,000 rows there, killed twice
+	@PYTHONPATH=tests:scripts $(BIN)/python -m benchmarks.gpu
+	@PYTHONPATH=tests:scripts $(BIN)/python -m benchmarks.gpu_real
+
 .PHONY: bench-real
 bench-real: setup ## Train on 2,000 rows, killed twice and undisturbed, and write docs/real-run.md
 	@PYTHONPATH=tests:scripts $(BIN)/python -m benchmarks.real_run
