@@ -26,6 +26,7 @@ from cloister_trainer.train import attention
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.lora import add_lora, trainable_parameters
 from cloister_trainer.train.model import TrainingModule, frozen
+from cloister_trainer.train.norms import fuse_norms
 
 LEFT_OUT = (*OUTSIDE_ALLOCATOR, "reduce buckets")
 LABEL_SHARE = 3
@@ -165,7 +166,7 @@ def measure(
         optimizer.zero_grad(set_to_none=False)
     torch.cuda.synchronize()
     inputs = PlanInputs(
-        cost=model_cost(config.to_dict(), tensors, targets, Precision.BF16),
+        cost=model_cost(config.to_dict(), tensors, targets, Precision.BF16, on_gpus=True),
         longest=tokens,
         tokens_per_step=tokens,
         workers=1,
@@ -188,6 +189,7 @@ def random_model(model_type: str, sizes: dict[str, Any], tokens: int) -> tuple[A
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation=attention.implementation_for(config, tokens)
         )
+    fuse_norms(model)
     return frozen(model), config
 
 

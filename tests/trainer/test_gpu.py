@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from cloister_api.events import Progress
 from cloister_api.spec_training import Precision, Quantization
 from cloister_trainer.train.layout import collate
 from cloister_trainer.train.messages import Ended
 from cloister_trainer.train.model import load_base
+from cloister_trainer.train.norms import fuse_norms, fused_norms, stock_norms
 from support.plain_loop import PlainLoop, Trained, save_start
 from support.qlora import meaning, quantised_modules, save_wide_model, stock_base
 from support.random_llama import SMALL, make_long_tokens, make_random_llama
 from support.tiny_inputs import make_tokenizer, record_of
-from support.tiny_models import ListExamples, with_adapter
+from support.tiny_models import ListExamples, save_tiny_model, with_adapter
 from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
@@ -148,10 +151,46 @@ def test_stock_peft_over_the_base_as_the_card_loads_it_answers_alike(tmp_path: P
     module(collate(examples, (0,), "cuda")).backward()
     save_adapter(module.model, adapter_state(module.model), tmp_path / "adapter", "s3://models/base")
     ids = torch.arange(3, 43, device="cuda")[None]
-    with torch.no_grad(), module.evaluating(), stock_attention(module.base), stock_layers(module.model):
+    with (
+        torch.no_grad(),
+        module.evaluating(),
+        stock_attention(module.base),
+        stock_norms(module.base),
+        stock_layers(module.model),
+    ):
         attention = module.base.config._attn_implementation
         trained = module.model(input_ids=ids, use_cache=False).logits
     stock = stock_base(base, torch.bfloat16, attention, "cuda")
     with torch.no_grad():
         reloaded = PeftModel.from_pretrained(stock, tmp_path / "adapter").eval()(input_ids=ids, use_cache=False).logits
     torch.testing.assert_close(trained, reloaded, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_norm_keeps_its_input_as_it_came_and_has_transformers_gradient(dtype: torch.dtype, tolerance: float) -> None:
+    norm = LlamaRMSNorm(4096).to("cuda", dtype).requires_grad_(False)
+    norm.weight.data.normal_()
+    hidden = torch.randn(1, 50, 4096, dtype=dtype, device="cuda", requires_grad=True)
+    upstream = torch.randn_like(hidden)
+    saved: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autocast("cuda", torch.bfloat16):
+        stock = norm(hidden)
+        fuse_norms(norm)
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            fused = norm(hidden)
+    large = [tensor for tensor in saved if tensor.numel() >= hidden.numel()]
+    assert [(tensor.dtype, tensor.data_ptr()) for tensor in large] == [(dtype, hidden.data_ptr())]
+    pairs = (fused, stock), (torch.autograd.grad(each, hidden, upstream)[0] for each in (fused, stock))
+    for ours, expected in pairs:
+        assert ours.dtype is expected.dtype is dtype
+        assert float((ours - expected).abs().max() / expected.abs().max()) <= tolerance
+
+
+def test_a_model_loaded_for_a_gpu_has_its_norms_in_one_kernel(tmp_path: Path) -> None:
+    module = with_adapter(save_tiny_model(tmp_path, "llama"), precision=Precision.BF16, device=torch.device("cuda"))
+    assert len(fused_norms(module)) == 2 * module.base.config.num_hidden_layers + 1

@@ -30,12 +30,13 @@ def cost_of(
     preset: TargetPreset = TargetPreset.AUTO,
     precision: Precision = Precision.BF16,
     *,
+    on_gpus: bool = False,
     dropout: bool = False,
 ) -> ModelCost:
     fields = fields or config()
     infos = {name: TensorInfo(*value) for name, value in (tensors or llama_tensors()).items()}
     targets = resolve_targets(fields, infos, Lora(rank=RANK, targets=LoraTargets(preset=preset)))
-    return model_cost(fields, infos, targets, precision, dropout=dropout)
+    return model_cost(fields, infos, targets, precision, on_gpus=on_gpus, dropout=dropout)
 
 
 def test_parameters_are_counted_once_in_layers_or_outside() -> None:
@@ -74,6 +75,15 @@ def test_float32_activations_are_twice_as_large_but_for_the_norms() -> None:
     norms = 4 * 2 * HIDDEN
     bf16, fp32 = (cost_of(precision=precision).layers[0].saved_bytes_per_token for precision in Precision)
     assert fp32 - norms == 2 * (bf16 - norms)
+
+
+def test_on_gpus_a_norm_in_one_kernel_keeps_its_input_as_it_came() -> None:
+    elsewhere, there = (cost_of(on_gpus=on_gpus).layers[0].saved_bytes_per_token for on_gpus in (False, True))
+    assert elsewhere - there == (4 - 2) * 2 * HIDDEN
+    bf16, fp32 = (cost_of(precision=precision, on_gpus=True).layers[0].saved_bytes_per_token for precision in Precision)
+    assert fp32 == 2 * bf16
+    olmo2 = config("olmo2", "Olmo2ForCausalLM")
+    assert cost_of(olmo2, on_gpus=True) == cost_of(olmo2)
 
 
 def test_fused_projections_count_like_separate_ones() -> None:

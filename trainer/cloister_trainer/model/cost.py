@@ -3,7 +3,8 @@
 Activations are counted tensor by tensor, as autograd keeps them for a frozen base with adapters (`W` needs no input for
 its own gradient, `A` does). With e = 2 bytes (bf16) or 4 (fp32), a decoder layer keeps per token:
 
-- 4 x width for each norm: transformers' RMSNorm keeps its input in float32;
+- 4 x width for each norm, whose input transformers keeps in float32; e x width where train runs it in one kernel, on
+  GPUs in families with Family.fused_norms;
 - e x width of every projection whose output a non-linear operation reads (queries, keys, values, gate, up; not those
   that only add to the residual), and e x width of what attention and silu put out;
 - e x width of the input of adapted projections, once where several share it (queries, keys and values; gate and up)
@@ -101,11 +102,14 @@ def model_cost(
     targets: Targets,
     precision: Precision,
     *,
+    on_gpus: bool,
     dropout: bool = False,
 ) -> ModelCost:
     """Read the numbers off config.json, safetensors headers and the resolved targets."""
-    live = live_tensors(FAMILIES[config["model_type"]], config["num_hidden_layers"], tensors)
+    family = FAMILIES[config["model_type"]]
+    live = live_tensors(family, config["num_hidden_layers"], tensors)
     element_bytes = 2 if precision is Precision.BF16 else 4
+    norm_bytes = element_bytes if on_gpus and family.fused_norms else NORM_BYTES
     grouped: list[dict[str, tuple[int, ...]]] = [{} for _ in range(config["num_hidden_layers"])]
     other = 0
     for name, shape in (live.parameters | live.experts).items():
@@ -118,7 +122,8 @@ def model_cost(
     layers = [
         LayerCost(
             parameters=sum(prod(shape) for shape in shapes.values()),
-            saved_bytes_per_token=_saved_by_base(shapes, visited, element_bytes)
+            saved_bytes_per_token=norm_bytes * _norm_width(shapes)
+            + _saved_by_base(shapes, visited, element_bytes)
             + _saved_by_adapter(f"model.layers.{number}.", shapes, targets, element_bytes, dropout=dropout),
             adapted_expert_parameters=_adapted_experts(f"model.layers.{number}.", shapes, targets),
         )
@@ -143,7 +148,7 @@ def model_cost(
 
 
 def _saved_by_base(shapes: Mapping[str, tuple[int, ...]], visited: int, element_bytes: int) -> int:
-    saved = _norm_bytes(shapes) + element_bytes * _attention_widths(shapes)[0]
+    saved = element_bytes * _attention_widths(shapes)[0]
     for name, shape in shapes.items():
         module = name.removesuffix(".weight")
         if len(shape) == 3:
@@ -186,8 +191,8 @@ def _adapted_experts(prefix: str, shapes: Mapping[str, tuple[int, ...]], targets
     return sum(prod(shape) for name, shape in shapes.items() if prefix + name in targets.parameters)
 
 
-def _norm_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Inputs of the layer's norms in float32. Norms of single heads see all heads' width."""
+def _norm_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Of the inputs of the layer's norms together. Norms of single heads see all heads' width."""
     query, key_value = _attention_widths(shapes)
     widths = []
     for name, shape in shapes.items():
@@ -197,7 +202,7 @@ def _norm_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
                 **dict.fromkeys(("k_norm.weight", "k_layernorm.weight"), key_value // 2),
             }
             widths.append(of_heads.get(name.rpartition(".")[0].rpartition(".")[2] + ".weight", shape[0]))
-    return NORM_BYTES * sum(widths)
+    return sum(widths)
 
 
 def _attention_widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:

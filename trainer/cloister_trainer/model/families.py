@@ -62,6 +62,8 @@ class Family:
     """Trained with transformers' own attention, whose memory is quadratic in the tokens of a micro-batch."""
     packing: bool = True
     """Whether several examples in one row stay exactly separate."""
+    fused_norms: bool = True
+    """Whether its norms compute what Llama's do, so that train runs each in one kernel on GPUs; see train/norms.py."""
     window_in_mask: bool = False
     """The sliding window exists only in transformers' mask: `eager` where an example is longer than the window."""
     servers: tuple[Server, ...] = ()
@@ -133,9 +135,17 @@ FAMILIES: dict[str, Family] = {
         renames=SPARSE_BLOCK,
         servers=BOTH,
     ),
-    "olmo": Family("OLMo", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
-    "olmo2": Family("OLMo 2", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
-    "olmo3": Family("OLMo 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, attention_kind=AttentionKind.MIXED, servers=BOTH),
+    "olmo": Family("OLMo", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH, fused_norms=False),
+    "olmo2": Family("OLMo 2", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH, fused_norms=False),
+    "olmo3": Family(
+        "OLMo 3",
+        LLAMA_ATTENTION,
+        LLAMA_MLP,
+        APACHE,
+        attention_kind=AttentionKind.MIXED,
+        servers=BOTH,
+        fused_norms=False,
+    ),
     "olmoe": Family(
         "OLMoE",
         LLAMA_ATTENTION,
@@ -145,13 +155,16 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         servers=(Server.LLAMA_CPP,),
     ),
-    "flex_olmo": Family("FlexOlmo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",)),
+    "flex_olmo": Family(
+        "FlexOlmo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",), fused_norms=False
+    ),
     "phi": Family(
         "Phi-1, Phi-1.5 and Phi-2",
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),
         ("mlp.fc1", "mlp.fc2"),
         MIT,
         servers=(Server.VLLM,),
+        fused_norms=False,
     ),
     "phi3": Family(
         "Phi-3, Phi-3.5, Phi-4 and Phi-4-mini",
@@ -171,6 +184,7 @@ FAMILIES: dict[str, Family] = {
         renames=(*SPARSE_BLOCK, (".mlp.gate.", ".mlp.router.")),
         window_in_mask=True,
         servers=(Server.VLLM,),
+        fused_norms=False,
     ),
     "qwen2": Family("Qwen2, Qwen2.5, QwQ", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),
     "qwen3": Family("Qwen3", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),
@@ -192,9 +206,16 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         servers=BOTH,
     ),
-    "gemma": Family("Gemma", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, servers=BOTH),
+    "gemma": Family("Gemma", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, servers=BOTH, fused_norms=False),
     "gemma2": Family(
-        "Gemma 2", LLAMA_ATTENTION, LLAMA_MLP, GEMMA, attention_kind=AttentionKind.MIXED, eager=True, servers=BOTH
+        "Gemma 2",
+        LLAMA_ATTENTION,
+        LLAMA_MLP,
+        GEMMA,
+        attention_kind=AttentionKind.MIXED,
+        eager=True,
+        servers=BOTH,
+        fused_norms=False,
     ),
     "gemma3_text": Family(
         "Gemma 3 (text only: 270M, 1B)",
@@ -203,6 +224,7 @@ FAMILIES: dict[str, Family] = {
         GEMMA,
         attention_kind=AttentionKind.MIXED,
         servers=BOTH,
+        fused_norms=False,
     ),
     "smollm3": Family("SmolLM3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "granite": Family("Granite 3", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
@@ -270,6 +292,7 @@ FAMILIES: dict[str, Family] = {
         packing=False,
         servers=(Server.VLLM,),
         eager=True,
+        fused_norms=False,
     ),
     "grok-1": Family(
         "Grok-1, converted to safetensors",
@@ -286,6 +309,7 @@ FAMILIES: dict[str, Family] = {
         own_class="cloister_trainer.model.grok",
         unproven="Serving: vLLM's own class caps the router's logits, which the published code does not, and takes the "
         "exact GELU, so its answers differ a little from training's. A tokenizer.json of Grok-1's SentencePiece file.",
+        fused_norms=False,
     ),
 }
 """Every model_type that can be trained; each is checked with a tiny random model of the real architecture."""

@@ -110,7 +110,8 @@ def usual_job(inspected: InspectedModel, preset: TargetPreset) -> UsualJob:
         pad_token_id=0,
     )
     targets = resolve_targets(inspected.config, inspected.tensors, run.spec.lora)
-    return UsualJob(run, inspected, targets, index, plan_inputs(run, inspected, index, targets, None))
+    inputs = plan_inputs(run, inspected, index, targets, None, on_gpus=True)
+    return UsualJob(run, inspected, targets, index, inputs)
 
 
 def least_hardware(job: UsualJob, gpu_memory: int) -> Hardware | None:

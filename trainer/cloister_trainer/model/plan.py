@@ -44,7 +44,8 @@ def build_train_plan(
     family = FAMILIES[inspected.record.model_type]
     targets, notes = check_before_data(run, inspected)
     check_with_data(run, inspected, index)
-    inputs = plan_inputs(run, inspected, index, targets, free_memory)
+    on_gpus = run.spec.distribution.gpus_per_worker > 0
+    inputs = plan_inputs(run, inspected, index, targets, free_memory, on_gpus=on_gpus)
     chosen = plan_memory(inputs)
     if not chosen.fits:
         raise CloisterError(FailureReason.DOES_NOT_FIT, does_not_fit(inputs, chosen))
@@ -74,20 +75,31 @@ def build_train_plan(
 def what_ifs(run: Run, inspected: InspectedModel, index: TokensIndex) -> list[WhatIf]:
     """The plan for other GPUs and lengths; on CPUs as if there were GPUs."""
     targets = resolve_targets(inspected.config, inspected.tensors, run.spec.lora)
-    inputs = plan_inputs(run, inspected, index, targets, None)
+    inputs = plan_inputs(run, inspected, index, targets, None, on_gpus=True)
     return what_if_rows(inputs, max_length(run.spec.training, inspected.record.position_limit))
 
 
 def plan_inputs(
-    run: Run, inspected: InspectedModel, index: TokensIndex, targets: Targets, free_memory: int | None
+    run: Run,
+    inspected: InspectedModel,
+    index: TokensIndex,
+    targets: Targets,
+    free_memory: int | None,
+    *,
+    on_gpus: bool,
 ) -> PlanInputs:
-    """Everything that the memory plan depends on."""
+    """Everything that the memory plan depends on. `on_gpus`: whether to count activations as GPUs keep them."""
     spec, where = run.spec, run.spec.distribution
     family = FAMILIES[inspected.record.model_type]
     mean_length = index.epoch_tokens / max(1, index.epoch_examples)
     inputs = PlanInputs(
         cost=model_cost(
-            inspected.config, inspected.tensors, targets, spec.training.precision, dropout=spec.lora.dropout > 0
+            inspected.config,
+            inspected.tensors,
+            targets,
+            spec.training.precision,
+            on_gpus=on_gpus,
+            dropout=spec.lora.dropout > 0,
         ),
         longest=index.longest,
         tokens_per_step=math.ceil(mean_length * min(spec.training.global_batch_size, index.epoch_examples)),

@@ -17,6 +17,7 @@ from cloister_trainer.model.cost import COMPUTE_TYPES
 from cloister_trainer.train import attention, nf4
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.loss import Head, summed_cross_entropy
+from cloister_trainer.train.norms import fuse_norms
 from cloister_trainer.train.randomness import StatelessDropout
 
 CPU = torch.device("cpu")
@@ -32,8 +33,9 @@ def load_base(
     """The causal language model in `folder`, frozen, bf16 or fp32, on the CPU (or as an active zero.Init says).
 
     `longest` is the length of the longest example in tokens. With NF4 the layers' linear modules are in 4 bits, and the
-    model is on `device`, which quantises it. Raises ModelUnsupported where a weight of the model is not in the files or
-    has another shape there: transformers would draw it at random.
+    model is on `device`, which quantises it. For a GPU its norms run in one kernel (train/norms.py). Raises
+    ModelUnsupported where a weight of the model is not in the files or has another shape there: transformers would draw
+    it at random.
     """
     from transformers import AutoModelForCausalLM
 
@@ -55,6 +57,8 @@ def load_base(
     strange = {name for name, *_ in loaded["mismatched_keys"]}
     if lacking := sorted({*loaded["missing_keys"], *strange}):
         raise incomplete(lacking)
+    if device.type == "cuda":
+        fuse_norms(model)
     return frozen(nf4.settle(model) if quantised else model)
 
 

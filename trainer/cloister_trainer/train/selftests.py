@@ -20,6 +20,7 @@ from cloister_trainer.train.layout import ExampleSource, collate
 from cloister_trainer.train.lora_layers import adapter_disabled
 from cloister_trainer.train.model import TrainingModule
 from cloister_trainer.train.nf4 import quantised_weights, scales
+from cloister_trainer.train.norms import stock_norms
 
 _SEGMENTS = (24, 17, 31)
 _MOST_LABELS = 64
@@ -56,8 +57,8 @@ def check_isolation(module: TrainingModule, device: torch.device) -> str:
 def check_base_loss(module: TrainingModule, examples: Examples, device: torch.device, *, new_adapter: bool) -> str:
     """The first loss is the base model's own: the adapter starts without effect, and transformers finds the same loss.
 
-    The reference is transformers' forward pass with its own attention and head on the shortest example, up to its
-    64th label token, so attention, head and label positions are all compared. `new_adapter` is false for one that goes
+    The reference is transformers' forward pass with its own attention, norms and head on the shortest example, up to
+    its 64th label token, so these and the label positions are all compared. `new_adapter` is false for one that goes
     on from another. A collective at stage 3.
     """
     example = int(np.argmin(np.where(examples.trained > 0, examples.lengths, np.iinfo(np.int64).max)))
@@ -66,7 +67,7 @@ def check_base_loss(module: TrainingModule, examples: Examples, device: torch.de
         ours = module(micro_batch)
         with adapter_disabled(module.model):
             without = module(micro_batch)
-        with stock_attention(module.base), module.precision(device):
+        with stock_attention(module.base), stock_norms(module.base), module.precision(device):
             positions = micro_batch.label_positions
             logits = module.base(micro_batch.input_ids, logits_to_keep=positions, use_cache=False).logits[0]
         stock = nn.functional.cross_entropy(logits.float(), micro_batch.labels, reduction="sum")
