@@ -91,8 +91,9 @@ def _how_to_read() -> Iterator[str]:
         "- Host memory and local disk are those of one node with 80 GiB GPUs: the first one holds the whole base while "
         "loading, and each keeps a copy of its files.",
         "- With experts: the preset `AllWithExperts` on 80 GiB GPUs.",
-        "- The plan is arithmetic. On one H100 it was 1.2 to 1.3 times what training allocated "
-        "([figures](benchmarks-gpu.md)); several GPUs, and published models beyond SmolLM2-135M, were not tried.",
+        "- The plan is arithmetic. On one H100 it was 1.02 to 1.03 times what training a model of Llama 3.1 8B's shape "
+        "allocated ([figures](benchmarks-gpu.md)); several GPUs, and published models beyond SmolLM2-135M, were not "
+        "tried.",
         "- Without GPUs (`distribution.gpusPerWorker: 0`) the base must fit into host memory. That is for models below "
         "a billion parameters, and for trying things out.",
         "- Embeddings, the head and norms are frozen in every family.",

@@ -260,7 +260,7 @@ def test_every_line_of_advice_was_planned() -> None:
 
 
 def test_four_bits_are_advised_where_they_fit_and_can_be_had() -> None:
-    line = "lora: {quantization: NF4}  # not tested on GPUs"
+    line = "lora: {quantization: NF4}"
     given = inputs(LARGE, 80)
     assert yaml.safe_load(line) == {"lora": {"quantization": "NF4"}}
     assert f"\n  {line}" in does_not_fit(given, plan_memory(given))

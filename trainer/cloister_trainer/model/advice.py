@@ -18,8 +18,7 @@ WHAT_IF_MEMORY = tuple(size * GIB for size in (24, 40, 80, 141))
 WHAT_IF_GPUS = (1, 2, 4, 8, 16)
 GPUS_PER_NODE = 8
 LARGEST_PARTS = 4
-NF4_LINE = "lora: {quantization: NF4}  # not tested on GPUs"
-"""As a comment, so that the line can be copied into a job."""
+NF4_LINE = "lora: {quantization: NF4}"
 
 
 @dataclass(frozen=True)
