@@ -37,6 +37,8 @@ class Progress(_Event):
     tokens_per_second: float
     """Processed tokens per second over all workers: prompts and labels, padding not counted."""
     eta_seconds: Count
+    workers: Count | None = None
+    """Workers that made the step: fewer than distribution.workers while some are lost."""
 
 
 class EvaluationDone(_Event):

@@ -136,6 +136,9 @@ class ProgressStatus(ApiModel):
     """Processed tokens per second over all workers."""
     eta: Text
     """Time left."""
+    workers: Count | None = None
+    """Workers that made the newest step: at least distribution.minWorkers, and fewer than distribution.workers while
+    some are lost."""
     updated_at: Timestamp
     """When this was seen."""
 

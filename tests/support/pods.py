@@ -19,7 +19,7 @@ import pytest
 
 from support.child_process import Program
 
-HEAD_ADDRESS, WORKER_ADDRESS = "127.0.0.2", "127.0.0.3"
+HEAD_ADDRESS, WORKER_ADDRESS, SECOND_WORKER_ADDRESS = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 """On loopback, and not 127.0.0.1: `ray start` takes this machine's own address instead of it."""
 STARTED = "Ray runtime started."
 
@@ -42,7 +42,7 @@ class Pod:
 
     def start(self) -> None:
         self._program.start()
-        wait_until(lambda: STARTED in self.log(), 60, self.log)
+        wait_until(lambda: STARTED in self.log(), 120, self.log)
 
     def command(self, *command: str) -> subprocess.Popen[str]:
         """A command in this container; its parent is outside."""
@@ -55,6 +55,11 @@ class Pod:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def ranks(self) -> list[psutil.Process]:
+        """Its processes that train."""
+        children = psutil.Process(self._program.pid).children(recursive=True)
+        return [child for child in children if "RayTrainWorker" in child.name()]
 
     def ended(self) -> bool:
         return not self._program.running
@@ -69,8 +74,9 @@ class Pod:
 class RayPods:
     """A head that lasts, and workers that come and go."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, private: Path | None = None) -> None:
+        """`private` is a folder that each pod has for itself: ranks of several pods share no disk."""
+        self._folder, self._private = folder, private
         with socket.socket() as probe:
             probe.bind((HEAD_ADDRESS, 0))
             self._address = f"{HEAD_ADDRESS}:{probe.getsockname()[1]}"
@@ -99,9 +105,9 @@ class RayPods:
         self._stack.close()
 
     @contextmanager
-    def worker(self) -> Iterator[Pod]:
+    def worker(self, address: str = WORKER_ADDRESS) -> Iterator[Pod]:
         """A worker pod that has joined."""
-        with self._pod("worker", WORKER_ADDRESS, f"--address={self._address} --num-cpus=1") as pod:
+        with self._pod("worker", address, f"--address={self._address} --num-cpus=1") as pod:
             yield pod
 
     @contextmanager
@@ -109,7 +115,10 @@ class RayPods:
         common = f"--node-ip-address={address} --num-gpus=0 --object-store-memory=80000000 --block"
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
         ray_folder = tempfile.mkdtemp(dir=self._temporary)
-        pod = Pod(name, f"ray start {options} {common}", folder, {**self._environment, "RAY_TMPDIR": ray_folder})
+        script = f"ray start {options} {common}"
+        if self._private is not None:
+            script = f"mount --bind {folder} {self._private} && {script}"
+        pod = Pod(name, script, folder, {**self._environment, "RAY_TMPDIR": ray_folder})
         try:
             pod.start()
             yield pod

@@ -130,6 +130,7 @@ def _note_progress(d: Draft, run: RayRun) -> None:
             learning_rate=made.learning_rate,
             tokens_per_second=made.tokens_per_second,
             eta=format_duration(made.eta_seconds),
+            workers=made.workers,
             updated_at=timestamp(d.o.now),
         )
     )

@@ -235,7 +235,7 @@ def _watch(d: Draft, run: RayRun) -> None:
         d.condition(ConditionType.QUOTA_RESERVED, given, ConditionReason.ADMITTED if given else lost)
     if running:
         d.advance(Phase.TRAINING)
-        d.condition(ConditionType.RUNNING, True, ConditionReason.TRAINING)
+        d.condition(ConditionType.RUNNING, True, ConditionReason.TRAINING, _lost_workers(d))
         return
     if was_running and attempt:
         d.update(attempt, restarts=attempt.restarts + 1)
@@ -258,6 +258,18 @@ def _watch(d: Draft, run: RayRun) -> None:
         _attempt_failed(d, Failure(FailureReason(stuck.reason), stuck.message), None)
         if d.status.phase is not Phase.FAILED:
             d.delete(run)
+
+
+def _lost_workers(d: Draft) -> str:
+    """What to know while steps are made by fewer workers than there should be."""
+    there = d.status.progress.workers if d.status.progress else None
+    where = d.spec.distribution
+    if there is None or there >= where.workers:
+        return ""
+    return (
+        f"Steps are made by {there} of {where.workers} workers (distribution.minWorkers is {where.min_workers}); lost "
+        "ones take part again once they have been back for 5 minutes."
+    )
 
 
 def is_running(run: RayRun) -> bool:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from cloister_api.errors import CloisterError
 from cloister_api.events import CheckpointSaved, Done, Event, FailureSeen, Progress, Restarted
@@ -24,7 +21,9 @@ from cloister_trainer.records import Checks, PlanFile
 from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import Storage
 from cloister_trainer.train.checkpoint import newest_step
+from cloister_trainer.train.elastic import workers_of
 from cloister_trainer.train.failures import worst
+from cloister_trainer.train.interruption import Interruption
 from cloister_trainer.train.launch import Start, WorkerGroup, own_address, ray_cluster
 from cloister_trainer.train.memory_kills import MemoryKills
 from cloister_trainer.train.messages import Ended, Message, Phase, Request, Waiting
@@ -39,6 +38,8 @@ END_S = 15.0
 """How long ranks may take to store their logs."""
 MAX_FRUITLESS_STARTS = 2
 """Starts in a row without a newer checkpoint."""
+WORKERS_BACK = "WorkersBack"
+"""Why training starts again without a failure."""
 PROGRESS_INTERVAL_S = 1.0
 """Progress lines come no more often, except the last one."""
 
@@ -69,34 +70,6 @@ def train(
     return checks
 
 
-class Interruption:
-    """Notes the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt. Does nothing off the main thread."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            self.install()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Set the handlers, again after a library has set its own."""
-        for number in self._before:
-            signal.signal(number, self._handle)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked.is_set():
-            raise KeyboardInterrupt
-        self.asked.set()
-
-
 @dataclass
 class _Seen:
     """What one start has told so far."""
@@ -124,8 +97,8 @@ class Driver:
         self._run, self._plan, self._storage, self._reporter = run, plan, storage, reporter
         self._scratch, self._emit, self._interruption = scratch, emit, interruption
         self._attempt = int(os.environ.get(ATTEMPT_ENVIRONMENT, "1"))
-        distribution = run.spec.distribution
-        self._ranks = distribution.workers * max(1, distribution.gpus_per_worker)
+        self._ranks_per_worker = max(1, run.spec.distribution.gpus_per_worker)
+        self._workers = workers_of(run.spec.distribution, self._pause, reporter.say)
         self._display = Display(reporter, plan.plan.total_steps)
         self._said_at = -math.inf
         self._egress = egress
@@ -133,6 +106,7 @@ class Driver:
         self._patience = Patience(self._wait_for_store)
         self._patience_with_starts = Patience(self._wait_for_store)
         """Another: a store that answers the driver may be away for the workers."""
+        self._fruitless = 0
 
     def train(self) -> Checks:
         """Returns when the adapter and checks.json are staged, with what the latter says."""
@@ -154,15 +128,19 @@ class Driver:
 
     def _start_until_finished(self) -> None:
         gpus = self._run.spec.distribution.gpus_per_worker > 0
-        with ray_cluster(self._ranks, gpus), self._display:
+        ranks = self._run.spec.distribution.workers * self._ranks_per_worker
+        with ray_cluster(ranks, gpus), self._display:
             self._memory_kills = MemoryKills(own_address())
             self._interruption.install()
-            fruitless = 0
+            why = ""
             for ordinal in itertools.count(1):
                 step_before = self._newest_step()
                 self._tell_of_checkpoint(step_before)
                 try:
-                    ended = self._start(ordinal)
+                    workers = self._workers.for_next_start()
+                    if why:
+                        self._emit(Restarted(workers=workers, reason=why))
+                    ended = self._start(ordinal, workers)
                 except CloisterError as error:
                     if not error.reason.facts.retryable:
                         raise
@@ -170,22 +148,34 @@ class Driver:
                 else:
                     if ended.how == "finished":
                         return
-                    if ended.how == "interrupted":
+                    if ended.how == "interrupted" and self._interruption.asked.is_set():
                         raise Interrupted(ended.step)
+                    if ended.how == "interrupted":
+                        self._took_a_step()
+                        why = WORKERS_BACK
+                        continue
                     failure = CloisterError(FailureReason.WORKERS_LOST, "A worker was asked to go.")
                 if self._interruption.asked.is_set():
                     raise Interrupted(self.kept_step())
-                if self._newest_step() > step_before:
-                    fruitless = 0
-                    self._patience_with_starts.renew()
-                elif failure.reason is FailureReason.STORAGE_UNAVAILABLE:
-                    self._patience_with_starts.wait(failure)
-                else:
-                    fruitless += 1
-                if fruitless == MAX_FRUITLESS_STARTS:
-                    raise failure
-                self._reporter.warn(f"{failure.message} Training starts again from its newest checkpoint.")
-                self._emit(Restarted(workers=self._run.spec.distribution.workers, reason=failure.reason.value))
+                self._bear(failure, step_before)
+                why = failure.reason.value
+
+    def _took_a_step(self) -> None:
+        """A start has made a newer checkpoint."""
+        self._fruitless = 0
+        self._patience_with_starts.renew()
+
+    def _bear(self, failure: CloisterError, step_before: int) -> None:
+        """Raises the failure when another start would be of no use."""
+        if self._newest_step() > step_before:
+            self._took_a_step()
+        elif failure.reason is FailureReason.STORAGE_UNAVAILABLE:
+            self._patience_with_starts.wait(failure)
+        else:
+            self._fruitless += 1
+        if self._fruitless == MAX_FRUITLESS_STARTS:
+            raise failure
+        self._reporter.warn(f"{failure.message} Training starts again from its newest checkpoint.")
 
     def _completed_checks(self) -> Checks | None:
         return self._patience.call(lambda: completed_checks(self._run, self._storage))
@@ -202,14 +192,17 @@ class Driver:
 
     def _wait_for_store(self, failure: CloisterError, seconds: float) -> None:
         self._reporter.warn(f"{failure.message} Waiting {seconds:.0f} s for the store.")
+        self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
         if self._interruption.asked.wait(seconds):
             raise Interrupted(self.kept_step())
 
-    def _start(self, ordinal: int) -> Ended:
+    def _start(self, ordinal: int, workers: int) -> Ended:
         """One start of the worker group, to its end."""
-        models = Workspace(self._scratch.parents[1]).models
+        models, ranks = Workspace(self._scratch.parents[1]).models, workers * self._ranks_per_worker
         group = WorkerGroup(
-            Start(self._run, self._plan, self._attempt, ordinal, self._ranks, self._egress, self._scratch, models)
+            Start(self._run, self._plan, self._attempt, ordinal, ranks, self._egress, self._scratch, models)
         )
         try:
             seen = self._watch(group)
@@ -224,7 +217,7 @@ class Driver:
         )
 
     def _watch(self, group: WorkerGroup) -> _Seen:
-        seen, stopping = _Seen(), False
+        seen, stopping, growing = _Seen(), False, False
         deadline_s = self._run.spec.progress_deadline_seconds
         over = False
         while not over:
@@ -244,6 +237,10 @@ class Driver:
                     stopping = True
                     self._reporter.say("Stopping after a checkpoint; once more to stop at once.")
                     group.ask(Request.STOP)
+            elif seen.stepping and not growing and self._workers.may_grow() and not over:
+                growing = True
+                self._reporter.say("Lost workers are back: starting again with them after a checkpoint.")
+                group.ask(Request.STOP)
         group.wait(END_S) if seen.ended is not None else self._abort(group)
         return seen
 

@@ -47,6 +47,7 @@ from cloister_trainer.train.event_sink import EventSink
 from cloister_trainer.train.failures import MORE_HOST_MEMORY
 from cloister_trainer.train.loop import EvictionCallback, node_address, train_on_ray
 from cloister_trainer.train.messages import Message, Request
+from cloister_trainer.train.nodes import lost_with_ray
 from cloister_trainer.train.places import give_back_places
 
 log = logging.getLogger(__name__)
@@ -169,16 +170,6 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return super()._initialize_and_run_controller(**{**parts, "scaling_policy": FixedSize(self.scaling_config)})
 
 
-@contextmanager
-def _lost_with_ray() -> Iterator[None]:
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        raise CloisterError(
-            FailureReason.WORKERS_LOST, f"Ray no longer answers the driver ({type(error).__name__})."
-        ) from None
-
-
 def _free_address() -> tuple[str, int]:
     address = node_address()
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
@@ -265,13 +256,13 @@ class WorkerGroup:
 
     def drain(self) -> tuple[list[Message], float]:
         """Messages since the last call, and how long the quietest rank has not been heard, in seconds."""
-        with _lost_with_ray():
+        with lost_with_ray():
             messages, quiet_s = ray.get(self._sink.drain.remote())
         return messages, quiet_s
 
     def ask(self, request: Request) -> None:
         """Ask all ranks."""
-        with _lost_with_ray():
+        with lost_with_ray():
             ray.get(self._sink.ask.remote(int(request)))
 
     def failure(self) -> CloisterError | None:

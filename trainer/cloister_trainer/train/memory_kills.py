@@ -11,13 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_trainer.train.failures import CONSEQUENCES, MORE_HOST_MEMORY
+from cloister_trainer.train.nodes import ask_nodes, living_nodes
 
-ANSWER_S = 15.0
 COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 """Of cgroup v2 and of v1, as a container sees its own; both have a line `oom_kill <count>`."""
 
@@ -38,19 +37,7 @@ def memory_kills() -> int:
 
 def count_everywhere() -> dict[str, int]:
     """The counters of all nodes of the Ray cluster that answer, by address."""
-    asked = {}
-    for node in (each for each in ray.nodes() if each["Alive"]):
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(memory_kills)
-        asked[task.remote()] = node["NodeManagerAddress"]
-    if not asked:  # ray.wait refuses to wait for nothing
-        return {}
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
-    counted = {}
-    for answer in answered:
-        with suppress(ray.exceptions.RayError):  # the node goes away, too
-            counted[asked[answer]] = ray.get(answer)
-    return counted
+    return {node["NodeManagerAddress"]: count for node, count in ask_nodes(living_nodes(), memory_kills)}
 
 
 class MemoryKills:

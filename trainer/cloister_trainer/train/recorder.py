@@ -124,4 +124,5 @@ class Recorder:
             learning_rate=row.learning_rate,
             tokens_per_second=row.tokens_per_second,
             eta_seconds=round((self._total_steps - row.step) * seconds),
+            workers=self._context.world_size // max(1, self._context.run.spec.distribution.gpus_per_worker),
         )

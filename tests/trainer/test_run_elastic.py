@@ -1,0 +1,170 @@
+"""distribution.minWorkers: a run that loses a worker goes on with those that are left, and grows when it is back."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from cloister_api.events import CheckpointSaved, Done, Event, Progress, Restarted, parse_event
+from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, WORKER_ENVIRONMENT
+from cloister_trainer.train import elastic
+from cloister_trainer.train.elastic import GROW_AFTER_S, WORKERS_PATIENCE_S, Presence, Workers
+from support.pods import SECOND_WORKER_ADDRESS, Pod, RayPods, require_namespaces, wait_until
+from support.tiny_ranks import run_ranks
+from support.tiny_run import UID, TinyRun, make_run
+
+STEPS = 60
+CURVE = 1e-5
+SETTINGS: dict[str, Any] = {
+    "steps": STEPS,
+    "train": 128,
+    "micro_batch_tokens": 512,
+    "training": {"globalBatchSize": 64},  # steps that take a while: the driver hears of them half a second late
+    "checkpoint": {"interval": "0s"},
+    "distribution": {"workers": 2, "minWorkers": 1, "gpusPerWorker": 0, "zeroStage": 2},
+}
+
+
+class Cluster:
+    """Workers that come and go at fixed times. Time passes only while somebody waits, or is told to."""
+
+    def __init__(self, present: dict[float, int]) -> None:
+        self._present = present
+        """The count from each moment on."""
+        self.now = 0.0
+        self.said: list[str] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def workers(self, wanted: int, fewest: int) -> Workers:
+        return Workers(wanted, fewest, Presence(self.count, self.count, self.pause, self.said.append))
+
+    def count(self) -> int:
+        return self._present[max(moment for moment in self._present if moment <= self.now)]
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+    def grows_at(self, workers: Workers) -> float:
+        while not workers.may_grow():
+            self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[float, int]], Cluster]:
+    """A cluster whose clock everybody reads."""
+
+    def make(present: dict[float, int]) -> Cluster:
+        cluster = Cluster(present)
+        monkeypatch.setattr(elastic, "time", cluster)
+        return cluster
+
+    return make
+
+
+def test_without_min_workers_nobody_is_counted(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({})
+    workers = cluster.workers(4, 4)
+    assert workers.for_next_start() == 4
+    cluster.now = 1e6
+    assert not workers.may_grow()
+
+
+def test_all_workers_begin_at_once(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 9})
+    assert (cluster.workers(4, 2).for_next_start(), cluster.now, cluster.said) == (4, 0, [])
+
+
+def test_a_worker_that_comes_back_soon_is_waited_for(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 3, 60: 4})
+    assert (cluster.workers(4, 2).for_next_start(), cluster.now) == (4, 60)
+    assert cluster.said == ["3 of 4 workers are there: waiting for the others, at most 120 s after the last change."]
+
+
+def test_others_are_waited_for_while_workers_come_or_go(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 1, 100: 2, 200: 3})
+    assert (cluster.workers(4, 2).for_next_start(), cluster.now) == (3, 200 + WORKERS_PATIENCE_S)
+    assert cluster.said[-1] == "Training goes on with 3 of 4 workers."
+
+
+def test_never_fewer_than_min_workers(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 1})
+    assert cluster.workers(4, 2).for_next_start() == 2
+
+
+def test_a_start_ends_for_workers_that_have_been_back_for_a_while(at: Callable[[dict[float, int]], Cluster]) -> None:
+    """One that goes again in the meantime begins anew; one that stays away does not hold the others up."""
+    cluster = at({0: 2, 200: 3, 400: 2, 600: 3})
+    workers = cluster.workers(4, 1)
+    assert workers.for_next_start() == 2
+    assert cluster.grows_at(workers) == pytest.approx(600 + GROW_AFTER_S, abs=elastic.LOOK_INTERVAL_S)
+    grew_at = cluster.now
+    assert (workers.for_next_start(), cluster.now) == (3, grew_at)
+
+
+@contextmanager
+def hasty_driver(tiny: TinyRun, head: Pod) -> Iterator[tuple[Iterator[Event], Path]]:
+    """The events of a driver in the head's container, and the file with what it says to a person."""
+    run_file, plan_file, said = (tiny.root / name for name in ("run.json", "plan.json", "said"))
+    run_file.write_text(tiny.run.model_dump_json())
+    plan_file.write_text(tiny.plan.model_dump_json())
+    command = shlex.join(["python", "-m", "support.hasty_driver", str(run_file), str(plan_file), str(tiny.scratch)])
+    with head.command("bash", "-c", f"exec {command} 2> {said}") as process:
+        try:
+            lines = process.stdout or []
+            yield (event for line in lines if (event := parse_event(line.rstrip("\n"), UID, 1))), said
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            print(said.read_text())
+
+
+@pytest.mark.timeout(570)
+def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_curve(tmp_path: Path) -> None:
+    require_namespaces()
+    inputs = tmp_path / "inputs"
+    tiny = make_run(tmp_path / "tiny", inputs=inputs, **SETTINGS)
+    scratch = tiny.root / "scratch"
+    scratch.mkdir(parents=True)
+    environment = {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, "CLOISTER_SCRATCH": str(scratch)}
+    seen: list[Event] = []
+    with RayPods(tmp_path, environment, private=scratch) as pods, ExitStack() as stack:
+        first = stack.enter_context(pods.worker())
+        second = stack.enter_context(pods.worker(SECOND_WORKER_ADDRESS))
+        events, said = stack.enter_context(hasty_driver(tiny, pods.head))
+
+        def read_until(kind: type[Event], step: int = 0) -> None:
+            for event in events:
+                seen.append(event)
+                if isinstance(event, kind) and getattr(event, "step", step) >= step:
+                    return
+            raise AssertionError(said.read_text())
+
+        read_until(CheckpointSaved, 3)
+        second.kill()
+        read_until(Restarted)
+        read_until(Progress)
+        (rank,) = first.ranks()
+        rank.send_signal(signal.SIGSTOP)  # so that there is something left to do
+        stack.enter_context(pods.worker(SECOND_WORKER_ADDRESS))
+        wait_until(lambda: "workers are back" in said.read_text(), 120, said.read_text)
+        rank.send_signal(signal.SIGCONT)
+        read_until(Done)
+
+    restarts = [(event.workers, event.reason) for event in seen if isinstance(event, Restarted)]
+    assert restarts == [(1, "WorkersLost"), (2, "WorkersBack")]
+    assert tiny.checks()["worldSizes"] == [2, 1, 2]
+    whole = make_run(tmp_path / "whole", inputs=inputs, **SETTINGS)
+    run_ranks(whole).end()
+    rows, expected = tiny.metrics(), whole.metrics()
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], abs=CURVE)

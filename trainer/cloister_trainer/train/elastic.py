@@ -1,0 +1,98 @@
+"""How many workers a start gets: all of them, or fewer while the others stay away (distribution.minWorkers)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloister_api.spec_cluster import Distribution
+from cloister_trainer.train.launch import RAY_ADDRESS
+from cloister_trainer.train.nodes import ask_nodes, lost_with_ray, whole_workers
+
+WORKERS_PATIENCE_S = 120.0
+"""How long a start waits for the others after a worker has gone or come."""
+GROW_AFTER_S = 300.0
+"""How long more workers have to be there before a start ends for a larger one."""
+LOOK_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How the driver counts whole workers, and how it waits."""
+
+    listed: Callable[[], int]
+    """Workers that Ray holds to be alive: known at once, and out of date for a while."""
+    answering: Callable[[], int]
+    """Workers that answer; takes as long as the slowest."""
+    pause: Callable[[float], None]
+    """Waits for so many seconds; may raise to end the waiting."""
+    say: Callable[[str], None]
+
+
+class Workers:
+    """Decides on the size of each start. With `fewest` equal to `wanted` it is always that."""
+
+    def __init__(self, wanted: int, fewest: int, presence: Presence) -> None:
+        self._wanted, self._fewest, self._presence = wanted, fewest, presence
+        self._size = self._present = wanted
+        self._changed_at = self._looked_at = time.monotonic()
+
+    def for_next_start(self) -> int:
+        """All workers as soon as they are there; else those that are, once nothing has changed for a while.
+
+        Never less than `fewest`, even where fewer are there: Ray Train waits for those.
+        """
+        if self._fewest == self._wanted:
+            return self._wanted
+        told = False
+        while not self._settled(self._presence.answering()):
+            if not told:
+                self._presence.say(
+                    f"{self._present} of {self._wanted} workers are there: waiting for the others, at most "
+                    f"{WORKERS_PATIENCE_S:.0f} s after the last change."
+                )
+            told = True
+            self._presence.pause(LOOK_INTERVAL_S)
+        self._size = max(self._fewest, self._present)
+        if self._size < self._wanted:
+            self._presence.say(f"Training goes on with {self._size} of {self._wanted} workers.")
+        return self._size
+
+    def may_grow(self) -> bool:
+        """Whether there have been more workers than the running start's for GROW_AFTER_S. Looks now and then."""
+        now = time.monotonic()
+        if self._fewest == self._wanted or now - self._looked_at < LOOK_INTERVAL_S:
+            return False
+        self._looked_at = now
+        self._note(self._presence.listed())
+        return self._present > self._size and now - self._changed_at >= GROW_AFTER_S
+
+    def _settled(self, count: int) -> bool:
+        self._note(count)
+        return self._present == self._wanted or time.monotonic() - self._changed_at >= WORKERS_PATIENCE_S
+
+    def _note(self, count: int) -> None:
+        present = min(self._wanted, count)
+        if present != self._present:
+            self._present, self._changed_at = present, time.monotonic()
+
+
+def workers_of(where: Distribution, pause: Callable[[float], None], say: Callable[[str], None]) -> Workers:
+    """Workers that are counted in the Ray that RAY_ADDRESS names. A Ray of our own is one node, whole or gone."""
+
+    def listed() -> int:
+        with lost_with_ray():
+            return len(whole_workers(where.gpus_per_worker))
+
+    def answering() -> int:
+        with lost_with_ray():
+            return len(ask_nodes(whole_workers(where.gpus_per_worker), _answer))
+
+    fewest = where.min_workers if os.environ.get(RAY_ADDRESS) else None
+    return Workers(where.workers, fewest or where.workers, Presence(listed, answering, pause, say))
+
+
+def _answer() -> None:
+    """What a node does to show that it is there."""
