@@ -38,7 +38,7 @@ class Progress(_Event):
     """Processed tokens per second over all workers: prompts and labels, padding not counted."""
     eta_seconds: Count
     workers: Count | None = None
-    """Workers that made the step: fewer than distribution.workers while some are lost."""
+    """Workers that made the step, where those are fewer than distribution.workers. Absent: all did."""
 
 
 class EvaluationDone(_Event):
@@ -63,7 +63,9 @@ class Restarted(_Event):
 
     event: Literal["restart"] = "restart"
     workers: Count
+    """Workers that it starts with."""
     reason: str
+    """Why: the failure's reason, or WorkersBack."""
 
 
 class FailureSeen(_Event):

@@ -55,8 +55,8 @@ class Distribution(ApiModel):
     gpus_per_worker: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs of each worker; 0 trains on CPUs."""
     min_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Once training runs, it goes on with so few workers when others are lost, and with more when they are back. The plan
-    fits so few, too. Absent: as many as workers."""
+    """A run that loses workers goes on with so few if it must, and with more once they are back. The plan fits so few,
+    too. Absent: as many as workers."""
     gpu_memory: Quantity | None = None
     """Memory of one GPU for the memory plan, for example 80Gi. Absent: the profile's."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None

@@ -137,8 +137,7 @@ class ProgressStatus(ApiModel):
     eta: Text
     """Time left."""
     workers: Count | None = None
-    """Workers that made the newest step: at least distribution.minWorkers, and fewer than distribution.workers while
-    some are lost."""
+    """Workers that made the newest step, where those are fewer than distribution.workers. Absent: all did."""
     updated_at: Timestamp
     """When this was seen."""
 

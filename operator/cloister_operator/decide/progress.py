@@ -113,7 +113,7 @@ def _note_progress(d: Draft, run: RayRun) -> None:
     if made is None:
         return
     validation_loss = round(measured.loss, LOSS_DIGITS) if measured else known.validation_loss if known else None
-    if known and (known.step, known.validation_loss) == (made.step, validation_loss):
+    if known and (known.step, known.validation_loss, known.workers) == (made.step, validation_loss, made.workers):
         return
     if known is None or made.step > known.step:
         d.set(storage_unavailable_since=None)

@@ -235,7 +235,7 @@ def _watch(d: Draft, run: RayRun) -> None:
         d.condition(ConditionType.QUOTA_RESERVED, given, ConditionReason.ADMITTED if given else lost)
     if running:
         d.advance(Phase.TRAINING)
-        d.condition(ConditionType.RUNNING, True, ConditionReason.TRAINING, _lost_workers(d))
+        d.condition(ConditionType.RUNNING, True, ConditionReason.TRAINING, _lost_workers(d, run))
         return
     if was_running and attempt:
         d.update(attempt, restarts=attempt.restarts + 1)
@@ -260,15 +260,14 @@ def _watch(d: Draft, run: RayRun) -> None:
             d.delete(run)
 
 
-def _lost_workers(d: Draft) -> str:
-    """What to know while steps are made by fewer workers than there should be."""
-    there = d.status.progress.workers if d.status.progress else None
-    where = d.spec.distribution
-    if there is None or there >= where.workers:
+def _lost_workers(d: Draft, run: RayRun) -> str:
+    """What to know while this run's steps are made by fewer workers than there should be."""
+    made, where = run.log.progress, d.spec.distribution
+    if made is None or made.workers is None or made.workers >= where.workers:
         return ""
     return (
-        f"Steps are made by {there} of {where.workers} workers (distribution.minWorkers is {where.min_workers}); lost "
-        "ones take part again once they have been back for 5 minutes."
+        f"Steps are made by {made.workers} of {where.workers} workers, and distribution.minWorkers is "
+        f"{where.min_workers}; lost ones take part again once they have been back for 5 minutes."
     )
 
 

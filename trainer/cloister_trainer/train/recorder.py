@@ -56,6 +56,9 @@ class Recorder:
 
     def __init__(self, context: WorkerContext, state: TrainState, metrics: MetricsBuffer, total_steps: int) -> None:
         self._context, self._state, self._metrics, self._total_steps = context, state, metrics, total_steps
+        where = context.run.spec.distribution
+        workers = context.world_size // max(1, where.gpus_per_worker)
+        self._fewer_workers = workers if workers < where.workers else None
         self._made: deque[_Made] = deque()
         self._recent_s: deque[float] = deque(maxlen=_RATE_WINDOW_STEPS)
         self._began = Moment(self._context.device)
@@ -124,5 +127,5 @@ class Recorder:
             learning_rate=row.learning_rate,
             tokens_per_second=row.tokens_per_second,
             eta_seconds=round((self._total_steps - row.step) * seconds),
-            workers=self._context.world_size // max(1, self._context.run.spec.distribution.gpus_per_worker),
+            workers=self._fewer_workers,
         )
