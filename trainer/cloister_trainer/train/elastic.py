@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cloister_api.spec_cluster import Distribution
 from cloister_trainer.train.launch import RAY_ADDRESS
-from cloister_trainer.train.nodes import ask_nodes, lost_with_ray, whole_workers
+from cloister_trainer.train.nodes import answer, ask_nodes, lost_with_ray, whole_workers
 
 WORKERS_PATIENCE_S = 120.0
 """How long a start waits for the others after a worker has gone or come."""
@@ -88,11 +88,7 @@ def workers_of(where: Distribution, pause: Callable[[float], None], say: Callabl
 
     def answering() -> int:
         with lost_with_ray():
-            return len(ask_nodes(whole_workers(where.gpus_per_worker), _answer))
+            return len(ask_nodes(whole_workers(where.gpus_per_worker), answer))
 
     fewest = where.min_workers if os.environ.get(RAY_ADDRESS) else None
     return Workers(where.workers, fewest or where.workers, Presence(listed, answering, pause, say))
-
-
-def _answer() -> None:
-    """What a node does to show that it is there."""

@@ -51,6 +51,10 @@ def ask_nodes(nodes: list[Node], question: Callable[[], T]) -> list[tuple[Node, 
     return answers
 
 
+def answer() -> None:
+    """The question whether a node is there at all."""
+
+
 def whole_workers(gpus_per_worker: int) -> list[Node]:
     """Nodes that live and have what one worker takes. The head of a RayCluster has neither CPUs nor GPUs for Ray."""
     what, amount = ("GPU", gpus_per_worker) if gpus_per_worker else ("CPU", 1)
