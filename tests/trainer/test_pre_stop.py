@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
-from cloister_api.events import CheckpointSaved, Event, Progress, Restarted, parse_event
+from cloister_api.events import CheckpointSaved, Progress, Restarted
 from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, PRE_STOP, WORKER_ENVIRONMENT
 from cloister_trainer.pre_stop import wait_for_checkpoint
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.checkpoint import newest_step
 from cloister_trainer.train.stepping import stepping_processes
+from support.driver_in_pod import driver_in
 from support.odd_rank import STEP_S
 from support.pods import Pod, RayPods, require_namespaces, wait_until
-from support.tiny_run import UID, TinyRun, make_run
+from support.tiny_run import make_run
 
 ANNOUNCING = """
 import signal, sys, pathlib
@@ -43,21 +40,6 @@ def pre_stop(pod: Pod, timeout_s: float) -> str:
     return said
 
 
-@contextmanager
-def driver_of(tiny: TinyRun, head: Pod) -> Iterator[Iterator[Event]]:
-    """The events of a driver in the head's container."""
-    run_file, plan_file = tiny.root / "run.json", tiny.root / "plan.json"
-    run_file.write_text(tiny.run.model_dump_json())
-    plan_file.write_text(tiny.plan.model_dump_json())
-    arguments = [str(run_file), str(plan_file), str(tiny.scratch)]
-    with head.command("python", "-m", "support.tiny_driver", *arguments) as process:
-        try:
-            yield (event for line in process.stdout or [] if (event := parse_event(line.rstrip("\n"), UID, 1)))
-        finally:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-
-
 def test_ranks_save_the_step_under_way_before_their_pod_ends_and_a_pod_without_ranks_ends_at_once(
     tmp_path: Path,
 ) -> None:
@@ -65,7 +47,7 @@ def test_ranks_save_the_step_under_way_before_their_pod_ends_and_a_pod_without_r
     tiny = make_run(tmp_path, steps=100, checkpoint={"interval": "1h"})
     environment = {"CLOISTER_SCRATCH": str(tmp_path / "scratch"), STEP_S: "10"}
     with RayPods(tmp_path, {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, **environment}) as pods:
-        with driver_of(tiny, pods.head) as events, pods.worker() as worker:
+        with driver_in(pods.head, tiny) as (events, _), pods.worker() as worker:
             step = next(event.step for event in events if isinstance(event, Progress))
             assert newest_step(open_storage(), tiny.run.layout) == 0
             assert "Ranks asked for a checkpoint: 1; all ended within" in pre_stop(worker, 110)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 
-from cloister_api.events import CheckpointSaved, Done, Event, Progress, Restarted, parse_event
+from cloister_api.events import CheckpointSaved, Done, Event, Progress, Restarted
 from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, WORKER_ENVIRONMENT
 from cloister_trainer.train import elastic
 from cloister_trainer.train.elastic import GROW_AFTER_S, WORKERS_PATIENCE_S, Presence, Workers
-from support.pods import SECOND_WORKER_ADDRESS, Pod, RayPods, require_namespaces, wait_until
+from support.driver_in_pod import driver_in
+from support.pods import SECOND_WORKER_ADDRESS, RayPods, require_namespaces, wait_until
 from support.tiny_ranks import run_ranks
-from support.tiny_run import UID, TinyRun, make_run
+from support.tiny_run import make_run
 
 STEPS = 60
 CURVE = 1e-5
+"""Of float32 on any number of workers (docs/exactness.md)."""
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
     "train": 128,
@@ -111,23 +111,6 @@ def test_a_start_ends_for_workers_that_have_been_back_for_a_while(at: Callable[[
     assert (workers.for_next_start(), cluster.now) == (3, grew_at)
 
 
-@contextmanager
-def hasty_driver(tiny: TinyRun, head: Pod) -> Iterator[tuple[Iterator[Event], Path]]:
-    """The events of a driver in the head's container, and the file with what it says to a person."""
-    run_file, plan_file, said = (tiny.root / name for name in ("run.json", "plan.json", "said"))
-    run_file.write_text(tiny.run.model_dump_json())
-    plan_file.write_text(tiny.plan.model_dump_json())
-    command = shlex.join(["python", "-m", "support.hasty_driver", str(run_file), str(plan_file), str(tiny.scratch)])
-    with head.command("bash", "-c", f"exec {command} 2> {said}") as process:
-        try:
-            lines = process.stdout or []
-            yield (event for line in lines if (event := parse_event(line.rstrip("\n"), UID, 1))), said
-        finally:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            print(said.read_text())
-
-
 @pytest.mark.timeout(570)
 def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_curve(tmp_path: Path) -> None:
     require_namespaces()
@@ -140,7 +123,7 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_
     with RayPods(tmp_path, environment, private=scratch) as pods, ExitStack() as stack:
         first = stack.enter_context(pods.worker())
         second = stack.enter_context(pods.worker(SECOND_WORKER_ADDRESS))
-        events, said = stack.enter_context(hasty_driver(tiny, pods.head))
+        events, said = stack.enter_context(driver_in(pods.head, tiny, "support.hasty_driver"))
 
         def read_until(kind: type[Event], step: int = 0) -> None:
             for event in events:
@@ -160,11 +143,34 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_
         rank.send_signal(signal.SIGCONT)
         read_until(Done)
 
-    restarts = [(event.workers, event.reason) for event in seen if isinstance(event, Restarted)]
-    assert restarts == [(1, "WorkersLost"), (2, "WorkersBack")]
+    restarts = [event for event in seen if isinstance(event, Restarted)]
+    assert [(event.workers, event.reason) for event in restarts] == [(1, "WorkersLost"), (2, "WorkersBack")]
+    starts = starts_of(seen)
+    progress = [[event for event in start if isinstance(event, Progress)] for start in starts]
+    assert [{event.workers for event in start} for start in progress] == [{None}, {1}, {None}]
+    for before, after in zip(starts, progress[1:], strict=False):
+        assert after[0].step == 1 + max(event.step for event in before if isinstance(event, CheckpointSaved))
     assert tiny.checks()["worldSizes"] == [2, 1, 2]
+
     whole = make_run(tmp_path / "whole", inputs=inputs, **SETTINGS)
     run_ranks(whole).end()
     rows, expected = tiny.metrics(), whole.metrics()
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [trained_share(row) for row in rows] == pytest.approx([trained_share(row) for row in expected], rel=1e-9)
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], abs=CURVE)
+
+
+def starts_of(events: list[Event]) -> list[list[Event]]:
+    """The events of each start of the workers."""
+    starts: list[list[Event]] = [[]]
+    for event in events:
+        if isinstance(event, Restarted):
+            starts.append([])
+        else:
+            starts[-1].append(event)
+    return starts
+
+
+def trained_share(row: dict[str, Any]) -> float:
+    """The part of a batch's tokens that are labels: other examples have another."""
+    return float(row["trainedTokensPerSecond"] / row["tokensPerSecond"])
