@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from cloister_api.events import CheckpointSaved, Done, Event, Progress, Restarted
 from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, WORKER_ENVIRONMENT
 from cloister_trainer.train import elastic
-from cloister_trainer.train.elastic import GROW_AFTER_S, WORKERS_PATIENCE_S, Presence, Workers
+from cloister_trainer.train.elastic import GROW_AFTER_S, LOOK_INTERVAL_S, WORKERS_PATIENCE_S, Presence, Workers
 from support.driver_in_pod import driver_in
 from support.pods import SECOND_WORKER_ADDRESS, RayPods, require_namespaces, wait_until
 from support.tiny_ranks import run_ranks
@@ -30,6 +33,22 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"interval": "0s"},
     "distribution": {"workers": 2, "minWorkers": 1, "gpusPerWorker": 0, "zeroStage": 2},
 }
+
+
+NO_ROOM = """
+import sys
+from pathlib import Path
+from cloister_trainer.train import launch
+from support.tiny_run import make_run
+launch.ELASTIC_START_TIMEOUT_S = 1
+folder = Path(sys.argv[1])
+tiny = make_run(folder)
+with launch.ray_cluster(1, gpus=False):
+    group = launch.WorkerGroup(launch.Start(tiny.run, tiny.plan, 1, 1, 2, True, {}, tiny.scratch, folder))
+    assert group.wait(120), "it still waits"
+    print(group.failure())
+    group.close()
+"""
 
 
 class Cluster:
@@ -74,7 +93,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[float, int]], Cluster]
 def test_without_min_workers_nobody_is_counted(at: Callable[[dict[float, int]], Cluster]) -> None:
     cluster = at({})
     workers = cluster.workers(4, 4)
-    assert workers.for_next_start() == 4
+    assert (workers.for_next_start(), workers.elastic) == (4, False)
     cluster.now = 1e6
     assert not workers.may_grow()
 
@@ -96,9 +115,18 @@ def test_others_are_waited_for_while_workers_come_or_go(at: Callable[[dict[float
     assert cluster.said[-1] == "Training goes on with 3 of 4 workers."
 
 
-def test_never_fewer_than_min_workers(at: Callable[[dict[float, int]], Cluster]) -> None:
-    cluster = at({0: 1})
-    assert cluster.workers(4, 2).for_next_start() == 2
+def test_min_workers_are_waited_for_as_long_as_it_takes(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 1, 5000: 2})
+    assert (cluster.workers(4, 2).for_next_start(), cluster.now) == (2, 5000 + WORKERS_PATIENCE_S)
+    assert cluster.said[0] == "1 of 4 workers are there: waiting for 2 at least."
+
+
+def test_a_worker_that_goes_and_still_answers_is_not_counted(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 2, 1003: 1})
+    workers = cluster.workers(2, 1)
+    assert workers.for_next_start() == 2
+    cluster.now = 1000
+    assert (workers.for_next_start(), cluster.now) == (1, 1000 + LOOK_INTERVAL_S + WORKERS_PATIENCE_S)
 
 
 def test_a_start_ends_for_workers_that_have_been_back_for_a_while(at: Callable[[dict[float, int]], Cluster]) -> None:
@@ -106,9 +134,17 @@ def test_a_start_ends_for_workers_that_have_been_back_for_a_while(at: Callable[[
     cluster = at({0: 2, 200: 3, 400: 2, 600: 3})
     workers = cluster.workers(4, 1)
     assert workers.for_next_start() == 2
-    assert cluster.grows_at(workers) == pytest.approx(600 + GROW_AFTER_S, abs=elastic.LOOK_INTERVAL_S)
+    assert cluster.grows_at(workers) == pytest.approx(600 + GROW_AFTER_S, abs=LOOK_INTERVAL_S)
     grew_at = cluster.now
-    assert (workers.for_next_start(), cluster.now) == (3, grew_at)
+    assert (workers.for_next_start(), cluster.now) == (3, grew_at + LOOK_INTERVAL_S)
+
+
+def test_a_start_whose_workers_go_before_it_has_their_places_ends(tmp_path: Path) -> None:
+    """Ray Train by itself would look for them again and again, and nobody would decide on fewer."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", NO_ROOM, str(tmp_path)]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert said.stdout == "Ray could not start the workers (WorkerGroupStartupTimeoutError).\n", said.stderr
 
 
 @pytest.mark.timeout(570)

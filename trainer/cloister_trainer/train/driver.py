@@ -201,9 +201,8 @@ class Driver:
     def _start(self, ordinal: int, workers: int) -> Ended:
         """One start of the worker group, to its end."""
         models, ranks = Workspace(self._scratch.parents[1]).models, workers * self._ranks_per_worker
-        group = WorkerGroup(
-            Start(self._run, self._plan, self._attempt, ordinal, ranks, self._egress, self._scratch, models)
-        )
+        who = (self._attempt, ordinal, ranks, self._workers.elastic)
+        group = WorkerGroup(Start(self._run, self._plan, *who, self._egress, self._scratch, models))
         try:
             seen = self._watch(group)
         finally:

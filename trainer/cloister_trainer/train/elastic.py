@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cloister_api.spec_cluster import Distribution
 from cloister_trainer.train.launch import RAY_ADDRESS
-from cloister_trainer.train.nodes import answer, ask_nodes, lost_with_ray, whole_workers
+from cloister_trainer.train.nodes import answer, ask_nodes, whole_workers
+from cloister_trainer.train.ray_errors import lost_with_ray
 
 WORKERS_PATIENCE_S = 120.0
 """How long a start waits for the others after a worker has gone or come."""
@@ -36,26 +37,25 @@ class Workers:
 
     def __init__(self, wanted: int, fewest: int, presence: Presence) -> None:
         self._wanted, self._fewest, self._presence = wanted, fewest, presence
+        self.elastic = fewest < wanted
         self._size = self._present = wanted
         self._changed_at = self._looked_at = time.monotonic()
+        self._begun = False
 
     def for_next_start(self) -> int:
-        """All workers as soon as they are there; else those that are, once nothing has changed for a while.
-
-        Never less than `fewest`, even where fewer are there: Ray Train waits for those.
-        """
-        if self._fewest == self._wanted:
+        """All workers as soon as they are there; else at least `fewest`, once nothing has changed for a while."""
+        if not self.elastic:
             return self._wanted
-        told = False
+        if self._begun:
+            self._presence.pause(LOOK_INTERVAL_S)  # a worker that goes still answers for a moment
+        self._begun = True
+        told = None
         while not self._settled(self._presence.answering()):
-            if not told:
-                self._presence.say(
-                    f"{self._present} of {self._wanted} workers are there: waiting for the others, at most "
-                    f"{WORKERS_PATIENCE_S:.0f} s after the last change."
-                )
-            told = True
+            if told != self._present:
+                told = self._present
+                self._presence.say(f"{self._present} of {self._wanted} workers are there: {self._what_for()}.")
             self._presence.pause(LOOK_INTERVAL_S)
-        self._size = max(self._fewest, self._present)
+        self._size = self._present
         if self._size < self._wanted:
             self._presence.say(f"Training goes on with {self._size} of {self._wanted} workers.")
         return self._size
@@ -63,7 +63,7 @@ class Workers:
     def may_grow(self) -> bool:
         """Whether there have been more workers than the running start's for GROW_AFTER_S. Looks now and then."""
         now = time.monotonic()
-        if self._fewest == self._wanted or now - self._looked_at < LOOK_INTERVAL_S:
+        if not self.elastic or now - self._looked_at < LOOK_INTERVAL_S:
             return False
         self._looked_at = now
         self._note(self._presence.listed())
@@ -71,7 +71,14 @@ class Workers:
 
     def _settled(self, count: int) -> bool:
         self._note(count)
+        if self._present < self._fewest:
+            return False
         return self._present == self._wanted or time.monotonic() - self._changed_at >= WORKERS_PATIENCE_S
+
+    def _what_for(self) -> str:
+        if self._present < self._fewest:
+            return f"waiting for {self._fewest} at least"
+        return f"waiting for the others, at most {WORKERS_PATIENCE_S:.0f} s after the last change"
 
     def _note(self, count: int) -> None:
         present = min(self._wanted, count)

@@ -36,30 +36,28 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloister_api.errors import CloisterError
-from cloister_api.reasons import FailureReason
 from cloister_api.run import Run
 from cloister_trainer.records import PlanFile
 from cloister_trainer.train.event_sink import EventSink
-from cloister_trainer.train.failures import MORE_HOST_MEMORY
 from cloister_trainer.train.loop import EvictionCallback, node_address, train_on_ray
 from cloister_trainer.train.messages import Message, Request
-from cloister_trainer.train.nodes import lost_with_ray
 from cloister_trainer.train.places import give_back_places
+from cloister_trainer.train.ray_errors import end_of_workers, lost_with_ray
 
 log = logging.getLogger(__name__)
 RAY_ADDRESS = "RAY_ADDRESS"
 FOLDER_PREFIX = "cloister-ray-"
-LOW_ON_MEMORY = "low on memory"
-"""In the words of Ray's memory monitor, which ends a process before the kernel does."""
 USERS_HOME = "CLOISTER_USERS_HOME"
 UNSET = "-"
 """In USERS_HOME: the user has no HOME, which is not an empty one."""
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""How long Ray Train looks for room for all ranks before it looks again, or gives up an elastic start."""
+ELASTIC_START_TIMEOUT_S = 60
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Nothing but control messages passes through Ray's object store; this is about the least that Ray accepts."""
 
@@ -200,6 +198,8 @@ class Start:
     ordinal: int
     """From 1 within this process."""
     ranks: int
+    elastic: bool
+    """The next start may be smaller, so that this one does not wait for workers that go before they begin."""
     egress: dict[str, Any]
     """The driver's own egress proof."""
     scratch: Path
@@ -220,6 +220,8 @@ class WorkerGroup:
         self._sink = ray.remote(num_cpus=0, scheduling_strategy=here)(EventSink).remote()
         self._error: BaseException | None = None
         gpus = start.run.spec.distribution.gpus_per_worker > 0
+        if start.elastic:
+            os.environ[START_TIMEOUT] = str(ELASTIC_START_TIMEOUT_S)
         self._trainer = Trainer(
             train_on_ray,
             train_loop_config={
@@ -242,7 +244,7 @@ class WorkerGroup:
             run_config=RunConfig(
                 name=start.name,
                 storage_path=str(start.scratch / "ray"),
-                failure_config=FailureConfig(max_failures=0),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0 if start.elastic else -1),
                 callbacks=[EvictionCallback()],
             ),
         )
@@ -266,24 +268,8 @@ class WorkerGroup:
             ray.get(self._sink.ask.remote(int(request)))
 
     def failure(self) -> CloisterError | None:
-        """What Ray says of the end; ranks' own messages tell it better where they came through."""
-        error = self._error
-        if error is None:
-            return None
-        if isinstance(error, WorkerGroupError):
-            lost = ", ".join(str(rank) for rank in sorted(error.worker_failures))
-            if LOW_ON_MEMORY in str(error):
-                return CloisterError(
-                    FailureReason.OUT_OF_MEMORY,
-                    f"Ray ended the worker processes of rank {lost} because their pod had almost no memory left. "
-                    f"{MORE_HOST_MEMORY}",
-                )
-            return CloisterError(
-                FailureReason.WORKERS_LOST, f"The worker processes of rank {lost} ended without saying why."
-            )
-        return CloisterError(
-            FailureReason.WORKERS_LOST, f"Ray lost the worker group or its controller ({type(error).__name__})."
-        )
+        """What Ray says of the end, if it says anything."""
+        return None if self._error is None else end_of_workers(self._error)
 
     def close(self) -> None:
         """End the event actor, and with it the ranks that are left."""

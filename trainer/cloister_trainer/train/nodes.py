@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from cloister_api.errors import CloisterError
-from cloister_api.reasons import FailureReason
 
 ANSWER_S = 15.0
 
 Node = dict[str, Any]
 """As `ray.nodes()` describes one."""
 T = TypeVar("T")
-
-
-@contextmanager
-def lost_with_ray() -> Iterator[None]:
-    """Ray's own errors mean that the workers are lost."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        raise CloisterError(
-            FailureReason.WORKERS_LOST, f"Ray no longer answers the driver ({type(error).__name__})."
-        ) from None
 
 
 def living_nodes() -> list[Node]:
