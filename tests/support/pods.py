@@ -107,15 +107,17 @@ class RayPods:
     @contextmanager
     def worker(self, address: str = WORKER_ADDRESS) -> Iterator[Pod]:
         """A worker pod that has joined."""
-        with self._pod("worker", address, f"--address={self._address} --num-cpus=1") as pod:
+        cpus = sorted(os.sched_getaffinity(0))
+        cpu = cpus[int(address.rpartition(".")[2]) % len(cpus)]  # its own, as far as there are enough
+        with self._pod("worker", address, f"--address={self._address} --num-cpus=1", f"taskset -c {cpu}") as pod:
             yield pod
 
     @contextmanager
-    def _pod(self, name: str, address: str, options: str) -> Iterator[Pod]:
+    def _pod(self, name: str, address: str, options: str, around: str = "") -> Iterator[Pod]:
         common = f"--node-ip-address={address} --num-gpus=0 --object-store-memory=80000000 --block"
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
         ray_folder = tempfile.mkdtemp(dir=self._temporary)
-        script = f"ray start {options} {common}"
+        script = f"{around} ray start {options} {common}"
         if self._private is not None:
             script = f"mount --bind {folder} {self._private} && {script}"
         pod = Pod(name, script, folder, {**self._environment, "RAY_TMPDIR": ray_folder})

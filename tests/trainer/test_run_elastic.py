@@ -18,18 +18,18 @@ from cloister_operator.render.ray_job import CPU_WORKER_ENVIRONMENT, WORKER_ENVI
 from cloister_trainer.train import elastic
 from cloister_trainer.train.elastic import GROW_AFTER_S, LOOK_INTERVAL_S, WORKERS_PATIENCE_S, Presence, Workers
 from support.driver_in_pod import driver_in
+from support.odd_rank import STEP_S
 from support.pods import SECOND_WORKER_ADDRESS, RayPods, require_namespaces, wait_until
 from support.tiny_ranks import run_ranks
 from support.tiny_run import make_run
 
-STEPS = 60
+STEPS = 24
 CURVE = 1e-5
 """Of float32 on any number of workers (docs/exactness.md)."""
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
-    "train": 128,
-    "micro_batch_tokens": 512,
-    "training": {"globalBatchSize": 64},  # steps that take a while: the driver hears of them half a second late
+    "train": 64,
+    "training": {"globalBatchSize": 16},
     "checkpoint": {"interval": "0s"},
     "distribution": {"workers": 2, "minWorkers": 1, "gpusPerWorker": 0, "zeroStage": 2},
 }
@@ -144,7 +144,7 @@ def test_a_start_whose_workers_go_before_it_has_their_places_ends(tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", NO_ROOM, str(tmp_path)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
-    assert said.stdout == "Ray could not start the workers (WorkerGroupStartupTimeoutError).\n", said.stderr
+    assert said.stdout.endswith("Ray could not start the workers (WorkerGroupStartupTimeoutError).\n"), said.stderr
 
 
 @pytest.mark.timeout(570)
@@ -154,7 +154,8 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_
     tiny = make_run(tmp_path / "tiny", inputs=inputs, **SETTINGS)
     scratch = tiny.root / "scratch"
     scratch.mkdir(parents=True)
-    environment = {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, "CLOISTER_SCRATCH": str(scratch)}
+    # Steps take a while, since the driver hears of them up to a second late.
+    environment = {**WORKER_ENVIRONMENT, **CPU_WORKER_ENVIRONMENT, "CLOISTER_SCRATCH": str(scratch), STEP_S: "0.4"}
     seen: list[Event] = []
     with RayPods(tmp_path, environment, private=scratch) as pods, ExitStack() as stack:
         first = stack.enter_context(pods.worker())
