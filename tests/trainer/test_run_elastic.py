@@ -147,7 +147,7 @@ def test_a_start_whose_workers_go_before_it_has_their_places_ends(tmp_path: Path
     assert said.stdout.endswith("Ray could not start the workers (WorkerGroupStartupTimeoutError).\n"), said.stderr
 
 
-@pytest.mark.timeout(570)
+@pytest.mark.timeout(400)
 def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_curve(tmp_path: Path) -> None:
     require_namespaces()
     inputs = tmp_path / "inputs"
