@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-PEAK_FLOPS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12, "H800": 989.4e12, "A800": 312e12}
-"""Dense bf16 with the data sheets of NVIDIA's SXM modules."""
+PEAK_FLOPS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100": 312e12}
+"""Dense bf16 by the data sheets, for parts of the names that CUDA gives. An H100 as a PCIe card is slower."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "one example a micro-batch": {"training": {"gradientCheckpointing": "Never", "microBatchTokens": 4096}},
     "the plan's choice": {},

@@ -81,9 +81,10 @@ def run(folder: Path, name: str, samples: int, kills: Sequence[int]) -> TinyRun:
                     act("kill")
 
         ranks = run_ranks(ranked, 1, watch, attempt=attempt, device="cuda")
+        ended = ranks.ends.get(0)
+        if ended != (None if kill_at else Ended("finished", plan.plan.total_steps)):
+            sys.exit(f"Start {attempt} of the run {name} ended with: {ended}")
         first_steps.append(seen[0])
-        if kill_at is None and ranks.end() != Ended("finished", plan.plan.total_steps):
-            sys.exit(f"The run {name} ended with {ranks.end()}.")
     told(name, ranked, first_steps, time.monotonic() - began)
     return ranked
 

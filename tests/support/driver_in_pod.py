@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -26,5 +26,6 @@ def driver_in(head: Pod, tiny: TinyRun, program: str = "support.tiny_driver") ->
             yield (event for line in process.stdout or [] if (event := parse_event(line.rstrip("\n"), UID, 1))), said
         finally:
             for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            print(said.read_text())
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            print(said.read_text() if said.exists() else "It has said nothing.")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -58,8 +58,12 @@ class Pod:
 
     def ranks(self) -> list[psutil.Process]:
         """Its processes that train."""
-        children = psutil.Process(self._program.pid).children(recursive=True)
-        return [child for child in children if "RayTrainWorker" in child.name()]
+        found = []
+        for child in psutil.Process(self._program.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "RayTrainWorker" in child.name():
+                    found.append(child)
+        return found
 
     def ended(self) -> bool:
         return not self._program.running

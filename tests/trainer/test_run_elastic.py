@@ -57,6 +57,8 @@ class Cluster:
     def __init__(self, present: dict[float, int]) -> None:
         self._present = present
         """The count from each moment on."""
+        self.silent = 0
+        """Of these workers, that Ray holds to be alive, so many do not answer."""
         self.now = 0.0
         self.said: list[str] = []
 
@@ -64,10 +66,13 @@ class Cluster:
         return self.now
 
     def workers(self, wanted: int, fewest: int) -> Workers:
-        return Workers(wanted, fewest, Presence(self.count, self.count, self.pause, self.said.append))
+        return Workers(wanted, fewest, Presence(self.count, self.answering, self.pause, self.said.append))
 
     def count(self) -> int:
         return self._present[max(moment for moment in self._present if moment <= self.now)]
+
+    def answering(self) -> int:
+        return self.count() - self.silent
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
@@ -139,6 +144,36 @@ def test_a_start_ends_for_workers_that_have_been_back_for_a_while(at: Callable[[
     assert (workers.for_next_start(), cluster.now) == (3, grew_at + LOOK_INTERVAL_S)
 
 
+def test_workers_that_do_not_answer_end_no_start(at: Callable[[dict[float, int]], Cluster]) -> None:
+    cluster = at({0: 1, 200: 2})
+    workers = cluster.workers(2, 1)
+    assert workers.for_next_start() == 1
+    cluster.silent = 1
+    for cluster.now in range(200, 5000):
+        assert not workers.may_grow()
+    cluster.silent = 0
+    assert cluster.grows_at(workers) <= 5000 + GROW_AFTER_S + LOOK_INTERVAL_S
+
+
+def test_after_a_larger_start_that_fails_the_run_goes_on_as_before_and_grows_later(
+    at: Callable[[dict[float, int]], Cluster],
+) -> None:
+    cluster = at({0: 3, 200: 4})
+    workers = cluster.workers(4, 2)
+    assert workers.for_next_start() == 3
+    cluster.grows_at(workers)
+    workers.proved()
+    assert (workers.for_next_start(), workers.grew) == (4, True)
+    workers.grew_in_vain()
+    failed_at = cluster.now
+    assert (workers.for_next_start(), workers.grew) == (3, False)
+    assert cluster.grows_at(workers) == pytest.approx(failed_at + 2 * GROW_AFTER_S, abs=LOOK_INTERVAL_S)
+    workers.proved()
+    assert (workers.for_next_start(), workers.grew) == (4, True)
+    workers.proved()
+    assert not workers.grew
+
+
 def test_a_start_whose_workers_go_before_it_has_their_places_ends(tmp_path: Path) -> None:
     """Ray Train by itself would look for them again and again, and nobody would decide on fewer."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -173,6 +208,7 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_back_without_a_trace_in_its_
         second.kill()
         read_until(Restarted)
         read_until(Progress)
+        wait_until(lambda: len(first.ranks()) == 1, 30, said.read_text)
         (rank,) = first.ranks()
         rank.send_signal(signal.SIGSTOP)  # so that there is something left to do
         stack.enter_context(pods.worker(SECOND_WORKER_ADDRESS))

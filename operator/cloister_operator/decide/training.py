@@ -267,7 +267,7 @@ def _lost_workers(d: Draft, run: RayRun) -> str:
         return ""
     return (
         f"Steps are made by {made.workers} of {where.workers} workers, and distribution.minWorkers is "
-        f"{where.min_workers}; lost ones take part again once they have been back for 5 minutes."
+        f"{where.min_workers}; lost ones take part again some minutes after they are back."
     )
 
 

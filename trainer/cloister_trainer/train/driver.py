@@ -38,6 +38,8 @@ END_S = 15.0
 """How long ranks may take to store their logs."""
 MAX_FRUITLESS_STARTS = 2
 """Starts in a row without a newer checkpoint."""
+MAX_UNBEGUN_STARTS = 10
+"""Elastic starts in a row none of whose workers was heard: those that were counted went before they had places."""
 WORKERS_BACK = "WorkersBack"
 """Why training starts again without a failure."""
 PROGRESS_INTERVAL_S = 1.0
@@ -106,7 +108,9 @@ class Driver:
         self._patience = Patience(self._wait_for_store)
         self._patience_with_starts = Patience(self._wait_for_store)
         """Another: a store that answers the driver may be away for the workers."""
-        self._fruitless = 0
+        self._fruitless = self._unbegun = 0
+        self._heard = False
+        """Whether a worker of the newest start has said anything."""
 
     def train(self) -> Checks:
         """Returns when the adapter and checks.json are staged, with what the latter says."""
@@ -142,7 +146,7 @@ class Driver:
                         self._emit(Restarted(workers=workers, reason=why))
                     ended = self._start(ordinal, workers)
                 except CloisterError as error:
-                    if not error.reason.facts.retryable:
+                    if not (error.reason.facts.retryable or self._may_fit_without_the_new_workers(error)):
                         raise
                     failure = error
                 else:
@@ -151,7 +155,7 @@ class Driver:
                     if ended.how == "interrupted" and self._interruption.asked.is_set():
                         raise Interrupted(ended.step)
                     if ended.how == "interrupted":
-                        self._took_a_step()
+                        self._made_checkpoint()
                         why = WORKERS_BACK
                         continue
                     failure = CloisterError(FailureReason.WORKERS_LOST, "A worker was asked to go.")
@@ -160,20 +164,29 @@ class Driver:
                 self._bear(failure, step_before)
                 why = failure.reason.value
 
-    def _took_a_step(self) -> None:
-        """A start has made a newer checkpoint."""
-        self._fruitless = 0
+    def _may_fit_without_the_new_workers(self, failure: CloisterError) -> bool:
+        """Those that a start grew by may have less memory free than the others."""
+        return self._workers.grew and failure.reason is FailureReason.DOES_NOT_FIT
+
+    def _made_checkpoint(self) -> None:
+        """A start has made a newer one."""
+        self._fruitless = self._unbegun = 0
         self._patience_with_starts.renew()
+        self._workers.proved()
 
     def _bear(self, failure: CloisterError, step_before: int) -> None:
         """Raises the failure when another start would be of no use."""
         if self._newest_step() > step_before:
-            self._took_a_step()
+            self._made_checkpoint()
         elif failure.reason is FailureReason.STORAGE_UNAVAILABLE:
             self._patience_with_starts.wait(failure)
+        elif self._workers.grew:
+            self._workers.grew_in_vain()
+        elif self._workers.elastic and not self._heard:
+            self._unbegun += 1
         else:
             self._fruitless += 1
-        if self._fruitless == MAX_FRUITLESS_STARTS:
+        if self._fruitless == MAX_FRUITLESS_STARTS or self._unbegun == MAX_UNBEGUN_STARTS:
             raise failure
         self._reporter.warn(f"{failure.message} Training starts again from its newest checkpoint.")
 
@@ -203,8 +216,9 @@ class Driver:
         models, ranks = Workspace(self._scratch.parents[1]).models, workers * self._ranks_per_worker
         who = (self._attempt, ordinal, ranks, self._workers.elastic)
         group = WorkerGroup(Start(self._run, self._plan, *who, self._egress, self._scratch, models))
+        self._heard = False
         try:
-            seen = self._watch(group)
+            seen = self._watch(group, workers)
         finally:
             group.close()
             upload_left_logs(self._storage, self._scratch / "logs" / str(self._attempt), self._run, self._attempt)
@@ -215,7 +229,7 @@ class Driver:
             failure or CloisterError(FailureReason.INTERNAL, "The workers ended without a result.")
         )
 
-    def _watch(self, group: WorkerGroup) -> _Seen:
+    def _watch(self, group: WorkerGroup, workers: int) -> _Seen:
         seen, stopping, growing = _Seen(), False, False
         deadline_s = self._run.spec.progress_deadline_seconds
         over = False
@@ -225,7 +239,7 @@ class Driver:
             for message in messages:
                 self._take(message, seen)
             if quiet_s > deadline_s and not over:
-                seen.failures.append(CloisterError(FailureReason.NO_PROGRESS, self._silence(quiet_s)))
+                seen.failures.append(CloisterError(FailureReason.NO_PROGRESS, self._silence(quiet_s, workers)))
             if any(failure.reason is FailureReason.NO_PROGRESS for failure in seen.failures):
                 break  # the others store their stacks when they are asked to end, which a stalled rank waits for
             if self._interruption.asked.is_set() and not over:
@@ -243,9 +257,9 @@ class Driver:
         group.wait(END_S) if seen.ended is not None else self._abort(group)
         return seen
 
-    def _silence(self, quiet_s: float) -> str:
+    def _silence(self, quiet_s: float, workers: int) -> str:
         said = f"A worker has been silent for {quiet_s:.0f} s."
-        if self._run.spec.distribution.workers == 1:
+        if workers == 1:
             return said
         return f"{said} The others store the stacks of their ranks in {self._run.layout.logs(self._attempt)}."
 
@@ -255,6 +269,7 @@ class Driver:
         group.wait(END_S)
 
     def _take(self, message: Message, seen: _Seen) -> None:
+        self._heard = True
         self._display.show(message)
         match message:
             case Ended():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cloister_api.spec_cluster import Distribution
 from cloister_trainer.train.launch import RAY_ADDRESS
-from cloister_trainer.train.nodes import answer, ask_nodes, whole_workers
+from cloister_trainer.train.nodes import Node, ask_nodes, is_there, living_nodes, workers_on
 from cloister_trainer.train.ray_errors import lost_with_ray
 
 WORKERS_PATIENCE_S = 120.0
@@ -39,6 +39,10 @@ class Workers:
         self._wanted, self._fewest, self._presence = wanted, fewest, presence
         self.elastic = fewest < wanted
         self._size = self._present = wanted
+        """Of the newest start, and when last counted."""
+        self._most = self._proven = wanted
+        """That the next start may have, and that the newest start with a checkpoint had."""
+        self._grow_after_s = GROW_AFTER_S
         self._changed_at = self._looked_at = time.monotonic()
         self._begun = False
 
@@ -55,7 +59,7 @@ class Workers:
                 told = self._present
                 self._presence.say(f"{self._present} of {self._wanted} workers are there: {self._what_for()}.")
             self._presence.pause(LOOK_INTERVAL_S)
-        self._size = self._present
+        self._size = min(self._present, self._most)
         if self._size < self._wanted:
             self._presence.say(f"Training goes on with {self._size} of {self._wanted} workers.")
         return self._size
@@ -67,13 +71,37 @@ class Workers:
             return False
         self._looked_at = now
         self._note(self._presence.listed())
-        return self._present > self._size and now - self._changed_at >= GROW_AFTER_S
+        if not self._growth_is_due():
+            return False
+        self._note(self._presence.answering())
+        if not self._growth_is_due():
+            return False
+        self._most = self._wanted
+        return True
+
+    @property
+    def grew(self) -> bool:
+        """Whether the newest start is larger than the one that last made a checkpoint."""
+        return self._size > self._proven
+
+    def proved(self) -> None:
+        """The newest start has made a checkpoint."""
+        self._proven = self._size
+
+    def grew_in_vain(self) -> None:
+        """The larger start has failed: the next one is as large as before, and those after it grow half as soon."""
+        self._most = self._proven
+        self._grow_after_s *= 2
+        self._changed_at = time.monotonic()
+
+    def _growth_is_due(self) -> bool:
+        return self._present > self._size and time.monotonic() - self._changed_at >= self._grow_after_s
 
     def _settled(self, count: int) -> bool:
         self._note(count)
         if self._present < self._fewest:
             return False
-        return self._present == self._wanted or time.monotonic() - self._changed_at >= WORKERS_PATIENCE_S
+        return self._present >= self._most or time.monotonic() - self._changed_at >= WORKERS_PATIENCE_S
 
     def _what_for(self) -> str:
         if self._present < self._fewest:
@@ -89,13 +117,17 @@ class Workers:
 def workers_of(where: Distribution, pause: Callable[[float], None], say: Callable[[str], None]) -> Workers:
     """Workers that are counted in the Ray that RAY_ADDRESS names. A Ray of our own is one node, whole or gone."""
 
+    def count(node: Node) -> int:
+        return workers_on(node, where.gpus_per_worker)
+
     def listed() -> int:
         with lost_with_ray():
-            return len(whole_workers(where.gpus_per_worker))
+            return sum(count(node) for node in living_nodes())
 
     def answering() -> int:
         with lost_with_ray():
-            return len(ask_nodes(whole_workers(where.gpus_per_worker), answer))
+            asked = [node for node in living_nodes() if count(node)]
+            return sum(count(node) for node, _ in ask_nodes(asked, is_there))
 
     fewest = where.min_workers if os.environ.get(RAY_ADDRESS) else None
     return Workers(where.workers, fewest or where.workers, Presence(listed, answering, pause, say))

@@ -37,11 +37,13 @@ def ask_nodes(nodes: list[Node], question: Callable[[], T]) -> list[tuple[Node, 
     return answers
 
 
-def answer() -> None:
+def is_there() -> None:
     """The question whether a node is there at all."""
 
 
-def whole_workers(gpus_per_worker: int) -> list[Node]:
-    """Nodes that live and have what one worker takes. The head of a RayCluster has neither CPUs nor GPUs for Ray."""
-    what, amount = ("GPU", gpus_per_worker) if gpus_per_worker else ("CPU", 1)
-    return [node for node in living_nodes() if node["Resources"].get(what, 0) >= amount]
+def workers_on(node: Node, gpus_per_worker: int) -> int:
+    """How many whole workers a node holds, one at most without GPUs. A RayCluster's head has nothing for Ray: none."""
+    resources = node["Resources"]
+    if gpus_per_worker:
+        return int(resources.get("GPU", 0) // gpus_per_worker)
+    return int(resources.get("CPU", 0) >= 1)
