@@ -23,6 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.models import shape
+
 PEAK_FLOPS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 """Dense bf16 by the data sheets, for parts of the names that CUDA gives. An H100 as a PCIe card is slower."""
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -90,11 +92,11 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def table(found: dict[str, dict[str, Any]], shape: str, length: int) -> Table:
+def table(found: dict[str, dict[str, Any]], model: str, length: int) -> Table:
     """Speed and memory of every variant."""
-    name = torch.cuda.get_device_name()
-    peak = next((rate for model, rate in PEAK_FLOPS.items() if model in name), None)
-    rows = Table(title=f"{shape}, examples of {length} tokens, {name}")
+    device = torch.cuda.get_device_name()
+    peak = next((rate for part, rate in PEAK_FLOPS.items() if part in device), None)
+    rows = Table(title=f"{model}, examples of {length} tokens, {device}")
     for head in (
         *("variant", "stage", "micro-batch", "tokens/s", "MFU", "allocated", "reserved", "plan", "plan / allocated"),
         *("stall", "checkpoint"),
@@ -104,7 +106,7 @@ def table(found: dict[str, dict[str, Any]], shape: str, length: int) -> Table:
         if "error" in one:
             rows.add_row(variant, "failed")
             continue
-        rate = 4 * multiplying(shape) * one["tokensPerSecond"]
+        rate = 4 * multiplying(model) * one["tokensPerSecond"]
         rows.add_row(
             variant + (", recomputing" if one["recomputes"] and "recomputing" not in variant else ""),
             str(one["zeroStage"]),
@@ -121,14 +123,9 @@ def table(found: dict[str, dict[str, Any]], shape: str, length: int) -> Table:
     return rows
 
 
-def multiplying(shape: str) -> int:
+def multiplying(name: str) -> int:
     """Weights of a Llama that take part in products: all but the input embedding and the norms."""
-    from benchmarks.models import ROOT
-
-    sys.path.insert(0, str(ROOT / "tests"))
-    from support import random_llama
-
-    sizes = getattr(random_llama, shape)
+    sizes = shape(name)
     hidden, heads, groups = sizes["hidden_size"], sizes["num_attention_heads"], sizes["num_key_value_heads"]
     layer = 2 * hidden * hidden + 2 * hidden * hidden * groups // heads + 3 * hidden * sizes["intermediate_size"]
     return int(sizes["num_hidden_layers"] * layer + sizes["vocab_size"] * hidden)

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.models import ROOT, smollm2
-from benchmarks.real_data import make_rows
-from benchmarks.real_run import GLOBAL_BATCH, SEED, kill_steps
+from benchmarks.real_run import kill_steps, make_files, make_spec
 from cloister_api.events import Progress
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.run import Run, RunSettings
@@ -48,20 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     folder: Path = options.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    write_rows(folder, options.rows, options.held_out)
+    folder.mkdir(parents=True)
+    for name, content in make_files(options.rows, options.held_out).items():
+        (folder / name).write_text(content)
     killed = run(folder, "killed", options.held_out, kill_steps(options.rows))
     undisturbed = run(folder, "undisturbed", 0, [])
     same = killed.adapter() == undisturbed.adapter()
     print(f"adapters {'equal, bit by bit' if same else 'DIFFER'}")
     return 0 if same else 1
-
-
-def write_rows(folder: Path, rows: int, held_out: int) -> None:
-    """The rows of `make bench-real`, as two files."""
-    folder.mkdir(parents=True)
-    mails = make_rows(SEED, rows + held_out)
-    for name, part in (("train", mails[:rows]), ("holdout", mails[rows:])):
-        (folder / f"{name}.jsonl").write_text("".join(f"{row}\n" for row in part))
 
 
 def run(folder: Path, name: str, samples: int, kills: Sequence[int]) -> TinyRun:
@@ -110,19 +103,10 @@ def told(name: str, ranked: TinyRun, first_steps: list[int], seconds: float) -> 
 
 def make_run(inputs: Path, root: Path, samples: int) -> Run:
     """The job of `make bench-real` on one GPU."""
-    spec = {
-        "model": {"uri": smollm2().as_uri()},
-        "dataset": {
-            "uri": (inputs / "train.jsonl").as_uri(),
-            "validation": {"uri": (inputs / "holdout.jsonl").as_uri()},
-        },
-        "lora": {"dropout": 0.05},
-        "training": {"epochs": 1, "globalBatchSize": GLOBAL_BATCH, "learningRate": 5e-4, "deterministic": True},
-        "distribution": {"workers": 1, "gpusPerWorker": 1, "gpuMemory": "80Gi", "zeroStage": 2},
-        "checkpoint": {"interval": "1s"},
-        "evaluation": {"everyEpochs": 0.2, "samples": samples},
-        "output": {"uri": (root / "out").as_uri()},
-    }
+    spec = make_spec(smollm2().as_uri(), inputs.as_uri(), (root / "out").as_uri(), samples)
+    spec["training"]["deterministic"] = True
+    spec["distribution"] = {"workers": 1, "gpusPerWorker": 1, "gpuMemory": "80Gi", "zeroStage": 2}
+    spec["checkpoint"] = {"interval": "1s"}
     settings = RunSettings(require_enforced_egress=False)
     return Run(uid=UID, namespace="local", name=root.name, spec=FineTuneJobSpec.model_validate(spec), settings=settings)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -16,6 +17,14 @@ def smollm2() -> Path:
     from support.smollm2 import cached_folder
 
     return cached_folder()
+
+
+def shape(name: str) -> dict[str, Any]:
+    """A published Llama's sizes, as its config.json calls them."""
+    from support import random_llama
+
+    sizes: dict[str, Any] = getattr(random_llama, name)
+    return sizes
 
 
 def random_llama() -> Path:

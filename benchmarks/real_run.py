@@ -90,30 +90,37 @@ def upload(store: SeaweedFS, rows: int, held_out: int) -> None:
     client = store.client()
     for file in smollm2().iterdir():
         client.upload_file(str(file), "models", f"{MODEL_PREFIX}/{file.name}")
+    for name, content in make_files(rows, held_out).items():
+        client.put_object(Bucket="datasets", Key=f"mails/{name}", Body=content.encode())
+
+
+def make_files(rows: int, held_out: int) -> dict[str, str]:
+    """The data, by file name."""
     mails = make_rows(SEED, rows + held_out)
-    for name, part in (("train", mails[:rows]), ("holdout", mails[rows:])):
-        content = "".join(f"{row}\n" for row in part).encode()
-        client.put_object(Bucket="datasets", Key=f"mails/{name}.jsonl", Body=content)
+    parts = {"train.jsonl": mails[:rows], "holdout.jsonl": mails[rows:]}
+    return {name: "".join(f"{row}\n" for row in part) for name, part in parts.items()}
 
 
 def write_job(path: Path, name: str, samples: int) -> Path:
     """The manifest, in JSON, which is YAML too."""
-    spec = {
-        "model": {"uri": f"s3://models/{MODEL_PREFIX}"},
-        "dataset": {
-            "uri": "s3://datasets/mails/train.jsonl",
-            "validation": {"uri": "s3://datasets/mails/holdout.jsonl"},
-        },
+    spec = make_spec(f"s3://models/{MODEL_PREFIX}", "s3://datasets/mails", output_uri(name), samples)
+    job = {"apiVersion": "cloister.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": spec}
+    path.write_text(json.dumps(job, indent=2) + "\n")
+    return path
+
+
+def make_spec(model: str, data: str, output: str, samples: int) -> dict[str, Any]:
+    """The job, of the URIs of the model, of the data's folder and of the output."""
+    return {
+        "model": {"uri": model},
+        "dataset": {"uri": f"{data}/train.jsonl", "validation": {"uri": f"{data}/holdout.jsonl"}},
         "lora": {"dropout": 0.05},
         "training": {"epochs": 1, "globalBatchSize": GLOBAL_BATCH, "learningRate": 5e-4},
         "distribution": {"workers": 2, "gpusPerWorker": 0, "zeroStage": 2},
         "checkpoint": {"interval": "60s"},
         "evaluation": {"everyEpochs": 0.2, "samples": samples},
-        "output": {"uri": output_uri(name)},
+        "output": {"uri": output},
     }
-    job = {"apiVersion": "cloister.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": spec}
-    path.write_text(json.dumps(job, indent=2) + "\n")
-    return path
 
 
 def output_uri(name: str) -> str:

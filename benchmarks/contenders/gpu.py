@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import ROOT
+from benchmarks.models import shape
 from cloister_api.job import FineTuneJobSpec
 from cloister_api.run import Run, RunSettings
 from cloister_trainer.model.memory_parts import OUTSIDE_ALLOCATOR
@@ -30,9 +30,6 @@ from cloister_trainer.train.messages import Message, Request
 from cloister_trainer.train.model import TrainingModule
 from cloister_trainer.train.saver import Saver
 from cloister_trainer.train.worker import run_worker
-
-sys.path.insert(0, str(ROOT / "tests"))
-from support import random_llama
 
 UID = "4b2c1f1e-6a0a-5f7e-8a34-0f6f1c2d9b11"
 WARM_UP_STEPS = 2
@@ -89,7 +86,9 @@ def main() -> None:
 
 def measure(asked: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """One run in `scratch`; the model's folder and the node's copy of it are kept for the next one."""
-    sizes = getattr(random_llama, asked["shape"])
+    from support import random_llama
+
+    sizes = shape(asked["shape"])
     folder = Path(asked["folder"])
     record = random_llama.make_random_llama(folder / "model", sizes, "cuda")
     torch.cuda.empty_cache()
