@@ -8,7 +8,8 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def import_image(site: Site, archive: Path) -> None:
     noted = _imported(site)
     if noted.get(str(archive)) == found:
         return
-    ctr(site, "images", "import", archive, timeout_s=IMPORT_LIMIT_S)
+    with _replaced_kept(site, archive):
+        ctr(site, "images", "import", archive, timeout_s=IMPORT_LIMIT_S)
     _forget_replaced(site)
     _note(site, str(archive), found)
 
@@ -114,6 +116,28 @@ def copy_libraries(folder: Path, path: Path) -> None:
         target = folder / library.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library.resolve(), target)
+
+
+@contextmanager
+def _replaced_kept(site: Site, archive: Path) -> Iterator[None]:
+    """Inside, the images whose names the archive carries have further ones.
+
+    An import takes the names first and unpacks then. What it shares with an image that has lost its name is there when
+    it looks, and deleted by containerd's garbage collector before it builds upon it.
+    """
+    with tarfile.open(archive) as tar:
+        manifest = tar.extractfile("manifest.json")
+        assert manifest is not None
+        carried = {name for image in json.load(manifest) for name in image["RepoTags"]}
+    known = {line.split()[0] for line in ctr(site, "images", "list").splitlines()[1:] if line}
+    kept = [f"{name}-replaced" for name in sorted(carried & known)]
+    for name in kept:
+        name_image(site, name.removesuffix("-replaced"), name)
+    try:
+        yield
+    finally:
+        for name in kept:
+            forget_name(site, name)
 
 
 def _forget_replaced(site: Site) -> None:
