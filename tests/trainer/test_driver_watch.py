@@ -48,8 +48,16 @@ def test_all_ranks_are_asked_for_their_stacks_when_one_makes_no_progress(
     storage, events = open_storage(), list[Any]()
     driver = Driver(tiny.run, tiny.plan, storage, Reporter(), tiny.scratch, events.append, Interruption(), {})
     group = Group(messages, quiet_s)
-    (failure,) = driver._watch(cast(WorkerGroup, group)).failures
+    (failure,) = driver._watch(cast(WorkerGroup, group), 2).failures
     assert failure.reason is FailureReason.NO_PROGRESS and words in failure.message
     assert group.asked == [Request.ABORT]
     if not messages:
         assert failure.message.endswith(f" in {tiny.run.layout.logs(1)}.")
+
+
+@pytest.mark.timeout(30)
+def test_of_a_start_with_one_worker_no_others_are_named(tmp_path: Path) -> None:
+    tiny = make_run(tmp_path, workers=2, progressDeadlineSeconds=30)
+    driver = Driver(tiny.run, tiny.plan, open_storage(), Reporter(), tiny.scratch, print, Interruption(), {})
+    (failure,) = driver._watch(cast(WorkerGroup, Group([], 31.0)), 1).failures
+    assert failure.message == "A worker has been silent for 31 s."
