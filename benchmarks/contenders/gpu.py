@@ -87,6 +87,7 @@ def main() -> None:
 def measure(asked: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """One run in `scratch`; the model's folder and the node's copy of it are kept for the next one."""
     from support import random_llama
+    from support.seaweedfs import free_ports
 
     sizes = shape(asked["shape"])
     folder = Path(asked["folder"])
@@ -95,7 +96,8 @@ def measure(asked: dict[str, Any], scratch: Path) -> dict[str, Any]:
     batch, steps = asked["batch"], asked["steps"] + WARM_UP_STEPS
     index = random_llama.make_long_tokens(scratch / "tokens", batch * steps, asked["length"], sizes["vocab_size"])
     run = make_run(asked, scratch, record.uri, steps)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29511", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    (port,) = free_ports(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     torch.distributed.init_process_group("nccl", timeout=timedelta(seconds=600), device_id=DEVICE)
     torch.cuda.reset_peak_memory_stats()
     meter = Meter()

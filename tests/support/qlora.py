@@ -47,6 +47,18 @@ def meaning(weight: Any) -> Tensor:
     return values.view(state.shape)
 
 
+def check_multiplies_by_its_meaning(layer: Any, tolerance: float, device: str = "cpu") -> None:
+    """Forward and backward, against the matrix that the paper's formula gives."""
+    weight = meaning(layer.weight).to(layer.compute_dtype)
+    x = torch.randn(7, layer.in_features, dtype=weight.dtype, device=device, requires_grad=True)
+    out = torch.randn(7, layer.out_features, dtype=weight.dtype, device=device)
+    y = layer(x)
+    y.backward(out)
+    assert x.grad is not None
+    torch.testing.assert_close(y, nn.functional.linear(x, weight, layer.bias), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(x.grad, out @ weight, atol=tolerance, rtol=tolerance)
+
+
 def stock_base(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: str = "cpu") -> Any:
     """The base as the model card's lines load it.
 

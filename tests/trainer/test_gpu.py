@@ -7,21 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from cloister_api.events import Progress
 from cloister_api.spec_training import Precision, Quantization
+from cloister_trainer.train.attention import stock_attention
 from cloister_trainer.train.layout import collate
+from cloister_trainer.train.lora import save_adapter
 from cloister_trainer.train.messages import Ended
 from cloister_trainer.train.model import load_base
 from cloister_trainer.train.norms import fuse_norms, fused_norms, stock_norms
 from support.plain_loop import PlainLoop, Trained, save_start
-from support.qlora import meaning, quantised_modules, save_wide_model, stock_base
+from support.qlora import check_multiplies_by_its_meaning, qlora, quantised_modules, save_wide_model, stock_base
 from support.random_llama import SMALL, make_long_tokens, make_random_llama
 from support.tiny_inputs import make_tokenizer, record_of
-from support.tiny_models import ListExamples, save_tiny_model, with_adapter
+from support.tiny_models import ListExamples, adapter_state, save_tiny_model, stock_layers, with_adapter
 from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
@@ -127,23 +128,11 @@ def test_a_layer_in_4_bits_multiplies_by_what_its_bits_stand_for(
 ) -> None:
     model = load_base(save_wide_model(tmp_path, "llama"), precision, 100, Quantization.NF4, torch.device("cuda"))
     for layer in quantised_modules(model).values():
-        weight = meaning(layer.weight).to(layer.compute_dtype)
-        x = torch.randn(7, layer.in_features, dtype=weight.dtype, device="cuda", requires_grad=True)
-        out = torch.randn(7, layer.out_features, dtype=weight.dtype, device="cuda")
-        y = layer(x)
-        y.backward(out)
-        assert x.grad is not None
-        torch.testing.assert_close(y, nn.functional.linear(x, weight, layer.bias), atol=tolerance, rtol=tolerance)
-        torch.testing.assert_close(x.grad, out @ weight, atol=tolerance, rtol=tolerance)
+        check_multiplies_by_its_meaning(layer, tolerance, "cuda")
 
 
 def test_stock_peft_over_the_base_as_the_card_loads_it_answers_alike(tmp_path: Path) -> None:
     from peft import PeftModel
-
-    from cloister_trainer.train.attention import stock_attention
-    from cloister_trainer.train.lora import save_adapter
-    from support.qlora import qlora
-    from support.tiny_models import adapter_state, stock_layers
 
     base = save_wide_model(tmp_path / "base", "llama", torch.bfloat16)
     module = with_adapter(base, qlora(), Precision.BF16, random_b=True, device=torch.device("cuda"))
