@@ -169,6 +169,7 @@ def measure(
         cost=model_cost(config.to_dict(), tensors, targets, Precision.BF16, on_gpus=True),
         longest=tokens,
         tokens_per_step=tokens,
+        examples_per_step=1,
         workers=1,
         gpus_per_worker=1,
         min_workers=1,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 from cloister_api.events import Progress
 from cloister_api.spec_training import Precision, Quantization
@@ -155,9 +156,12 @@ def test_stock_peft_over_the_base_as_the_card_loads_it_answers_alike(tmp_path: P
     torch.testing.assert_close(trained, reloaded, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Olmo2RMSNorm])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_a_norm_keeps_its_input_as_it_came_and_has_transformers_gradient(dtype: torch.dtype, tolerance: float) -> None:
-    norm = LlamaRMSNorm(4096).to("cuda", dtype).requires_grad_(False)
+def test_a_norm_keeps_its_input_as_it_came_and_has_transformers_gradient(
+    dtype: torch.dtype, tolerance: float, kind: Any
+) -> None:
+    norm = kind(4096).to("cuda", dtype).requires_grad_(False)
     norm.weight.data.normal_()
     hidden = torch.randn(1, 50, 4096, dtype=dtype, device="cuda", requires_grad=True)
     upstream = torch.randn_like(hidden)

@@ -82,8 +82,8 @@ def test_on_gpus_a_norm_in_one_kernel_keeps_its_input_as_it_came() -> None:
     assert elsewhere - there == (4 - 2) * 2 * HIDDEN
     bf16, fp32 = (cost_of(precision=precision, on_gpus=True).layers[0].saved_bytes_per_token for precision in Precision)
     assert fp32 == 2 * bf16
-    olmo2 = config("olmo2", "Olmo2ForCausalLM")
-    assert cost_of(olmo2, on_gpus=True) == cost_of(olmo2)
+    gemma = config("gemma", "GemmaForCausalLM")
+    assert cost_of(gemma, on_gpus=True) == cost_of(gemma)
 
 
 def test_fused_projections_count_like_separate_ones() -> None:

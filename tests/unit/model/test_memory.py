@@ -59,6 +59,7 @@ def inputs(
         cost=cost,
         longest=2048,
         tokens_per_step=16_384,
+        examples_per_step=16,
         workers=workers,
         gpus_per_worker=gpus,
         min_workers=workers,
@@ -81,6 +82,7 @@ def some_inputs(count: int) -> list[PlanInputs]:
                 longest=draw.choice([64, 500, 2048, 8192, 32768]),
                 min_workers=draw.randint(1, workers),
                 tokens_per_step=draw.choice([100, 5000, 100_000]),
+                examples_per_step=draw.choice([1, 16, 1000]),
                 packing=draw.random() < 0.8,
                 eager_attention=draw.random() < 0.2,
                 checkpointing=draw.choice(list(AutoMode)),
@@ -176,6 +178,12 @@ def test_a_batch_that_is_small_needs_no_large_micro_batch() -> None:
     assert 2000 <= few.choice.micro_batch_tokens < 4000
     shared = plan_memory(inputs(SMALL, 80, gpus=8, longest=300, tokens_per_step=2000))
     assert 300 <= shared.choice.micro_batch_tokens < 600
+
+
+def test_no_micro_batch_is_longer_than_a_batch_of_the_longest_examples() -> None:
+    given = inputs(SMALL, 80, longest=4000, tokens_per_step=16_000, examples_per_step=4)
+    assert plan_memory(given).choice.micro_batch_tokens == 16_000
+    assert plan_memory(replace(given, gpus_per_worker=2)).choice.micro_batch_tokens == 8000
 
 
 def test_without_packing_a_micro_batch_is_one_example() -> None:

@@ -63,7 +63,7 @@ class Family:
     packing: bool = True
     """Whether several examples in one row stay exactly separate."""
     fused_norms: bool = True
-    """Whether its norms compute what Llama's do, so that train runs each in one kernel on GPUs; see train/norms.py."""
+    """Whether its norms compute what Llama's or OLMo 2's do: train runs each in one kernel on GPUs (train/norms.py)."""
     window_in_mask: bool = False
     """The sliding window exists only in transformers' mask: `eager` where an example is longer than the window."""
     servers: tuple[Server, ...] = ()
@@ -136,7 +136,7 @@ FAMILIES: dict[str, Family] = {
         servers=BOTH,
     ),
     "olmo": Family("OLMo", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH, fused_norms=False),
-    "olmo2": Family("OLMo 2", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH, fused_norms=False),
+    "olmo2": Family("OLMo 2", LLAMA_ATTENTION, LLAMA_MLP, APACHE, servers=BOTH),
     "olmo3": Family(
         "OLMo 3",
         LLAMA_ATTENTION,
@@ -144,7 +144,6 @@ FAMILIES: dict[str, Family] = {
         APACHE,
         attention_kind=AttentionKind.MIXED,
         servers=BOTH,
-        fused_norms=False,
     ),
     "olmoe": Family(
         "OLMoE",
@@ -155,9 +154,7 @@ FAMILIES: dict[str, Family] = {
         routers=("mlp.gate",),
         servers=(Server.LLAMA_CPP,),
     ),
-    "flex_olmo": Family(
-        "FlexOlmo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",), fused_norms=False
-    ),
+    "flex_olmo": Family("FlexOlmo", LLAMA_ATTENTION, (), APACHE, experts=Experts(), routers=("mlp.gate",)),
     "phi": Family(
         "Phi-1, Phi-1.5 and Phi-2",
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),
@@ -292,7 +289,6 @@ FAMILIES: dict[str, Family] = {
         packing=False,
         servers=(Server.VLLM,),
         eager=True,
-        fused_norms=False,
     ),
     "grok-1": Family(
         "Grok-1, converted to safetensors",

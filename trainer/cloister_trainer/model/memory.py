@@ -87,21 +87,27 @@ def _checkpointing(inputs: PlanInputs) -> list[bool]:
 
 
 def _sizes(inputs: PlanInputs) -> list[int]:
-    """Micro-batches worth trying, largest first: 2^n and 1.5 x 2^n tokens, none too short for the longest example."""
+    """Micro-batches worth trying, largest first: 2^n and 1.5 x 2^n tokens, none too short for the longest example and
+    none longer than a device's share of the longest examples."""
     if inputs.micro_batch_tokens is not None:
         return [inputs.micro_batch_tokens]
     if not inputs.packing:
         return [inputs.longest]
     wanted = _useful_tokens(inputs)
     steps = [power * factor // 2 for power in (1 << n for n in range(8, 22)) for factor in (2, 3)]
-    sizes = sorted({max(size, inputs.longest) for size in steps if size < 2 * wanted}, reverse=True)
+    most = _share(inputs, inputs.examples_per_step * inputs.longest)
+    sizes = sorted({max(min(size, most), inputs.longest) for size in steps if size < 2 * wanted}, reverse=True)
     return sizes or [inputs.longest]
 
 
 def _useful_tokens(inputs: PlanInputs) -> int:
     """More than a device's share of a batch is never needed at once."""
-    share = math.ceil(inputs.tokens_per_step / (inputs.workers * max(1, inputs.gpus_per_worker)))
-    return max(inputs.longest, min(share, MOST_TOKENS))
+    return max(inputs.longest, min(_share(inputs, inputs.tokens_per_step), MOST_TOKENS))
+
+
+def _share(inputs: PlanInputs, tokens: int) -> int:
+    """What each device gets of a batch's tokens."""
+    return math.ceil(tokens / (inputs.workers * max(1, inputs.gpus_per_worker)))
 
 
 def _largest(inputs: PlanInputs, choice: Choice) -> MemoryPlan | None:

@@ -59,6 +59,8 @@ class PlanInputs:
     """Tokens of the longest example."""
     tokens_per_step: int
     """Mean tokens of a global batch."""
+    examples_per_step: int
+    """Of a global batch."""
     workers: int
     gpus_per_worker: int
     """0: one process per worker on its CPUs."""

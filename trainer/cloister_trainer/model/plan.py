@@ -92,6 +92,7 @@ def plan_inputs(
     spec, where = run.spec, run.spec.distribution
     family = FAMILIES[inspected.record.model_type]
     mean_length = index.epoch_tokens / max(1, index.epoch_examples)
+    examples_per_step = min(spec.training.global_batch_size, index.epoch_examples)
     inputs = PlanInputs(
         cost=model_cost(
             inspected.config,
@@ -102,7 +103,8 @@ def plan_inputs(
             dropout=spec.lora.dropout > 0,
         ),
         longest=index.longest,
-        tokens_per_step=math.ceil(mean_length * min(spec.training.global_batch_size, index.epoch_examples)),
+        tokens_per_step=math.ceil(mean_length * examples_per_step),
+        examples_per_step=examples_per_step,
         workers=where.workers,
         gpus_per_worker=where.gpus_per_worker,
         min_workers=where.min_workers or where.workers,

@@ -1,8 +1,8 @@
 """Norms in one kernel: PyTorch's rms_norm in place of transformers' elementary operations, for GPUs.
 
 transformers' RMSNorm runs six kernels, most of them over float32, and keeps its input in float32 for the backward pass;
-PyTorch's keeps the input as it came. Both norm in float32. transformers rounds to bf16 before it multiplies by the
-weight, PyTorch after: in bf16 they differ by a rounding.
+PyTorch's keeps the input as it came. Both norm in float32. Llama's norm rounds to bf16 before it multiplies by the
+weight, PyTorch and OLMo 2's after: in bf16 Llama's differs by a rounding.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """Run every norm that computes what Llama's does in one kernel; other norms stay (see Family.fused_norms).
+    """Run every norm that computes what Llama's or OLMo 2's does in one kernel; others stay (see Family.fused_norms).
 
     Parameters, names and hooks stay, ZeRO's among them.
     """
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
+    known = [_code_of(kind) for kind in (LlamaRMSNorm, Olmo2RMSNorm)]
     for module in model.modules():
-        if _same(_code_of(type(module)), _code_of(LlamaRMSNorm)):
+        if any(_same(_code_of(type(module)), code) for code in known):
             _fuse(module)
 
 
@@ -67,5 +69,5 @@ def _code_of(kind: type[nn.Module]) -> CodeType:
 
 
 def _same(one: CodeType, other: CodeType) -> bool:
-    """Whether both run the same instructions; transformers writes Llama's norm into the files of other families."""
+    """Whether both run the same instructions; transformers writes the same norm into many families' files."""
     return (one.co_code, one.co_consts, one.co_names) == (other.co_code, other.co_consts, other.co_names)
