@@ -35,7 +35,7 @@ def make_index(
     largest_id = max(group.largest_id for group in groups)
     _check_vocabulary(largest_id, vocabulary)
     stop_token, template_notes = _stop_token(options, surveyed)
-    notes = template_notes + data_notes(surveyed, selection, counts, options)
+    notes = [*options.kit.notes, *template_notes, *data_notes(surveyed, selection, counts, options)]
     return TokensIndex(
         digest=digest,
         train=[shard for group in groups for shard in group.train],

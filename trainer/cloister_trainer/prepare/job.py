@@ -30,8 +30,10 @@ def row_options(spec: FineTuneJobSpec, storage: Storage, model_folder: Path, pos
     """
     longest = max_length(spec.training, position_limit)
     template = read_chat_template(storage, spec.model.chat_template)
+    notes: list[str] = []
+    tokenizer = load_tokenizer(model_folder, template, notes)
     return RowOptions(
-        kit=tokenizer_kit(load_tokenizer(model_folder, template), stop_ids(model_folder)),
+        kit=tokenizer_kit(tokenizer, stop_ids(model_folder), notes),
         train_on=spec.dataset.train_on,
         system_prompt=spec.dataset.system_prompt,
         too_long=spec.dataset.too_long,

@@ -13,18 +13,28 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 
 _PROBE = "a"
+_CUT_OTHERWISE = (
+    "In 2024, 1234567 users don't  PAY 3.14159\n\n  for_x != e\u0301\u00e9 \ufb01 \u4e2d\u6587\t\u201cok\u201d"
+)
+"""Text that common pre-tokenizers and normalizers treat each in its own way."""
 
 
-def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
+def load_tokenizer(folder: Path, chat_template: str | None, notes: list[str] | None = None) -> Any:
     """The tokenizer in a model folder (transformers' PreTrainedTokenizerFast), with the given template over its own.
 
-    Only fast tokenizers, which tell where in the text a token lies, and never the model folder's own code.
+    Only fast tokenizers, which tell where in the text a token lies, and never the model folder's own code. Some
+    classes of transformers take the vocabulary from tokenizer.json and cut text in a way of their own: where that gives
+    other tokens, the file counts, which says how the model was trained, and `notes` gets a sentence.
     Raises CloisterError ModelUnsupported.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if tokenizer.is_fast and not _follows_its_file(tokenizer, folder / "tokenizer.json"):
+            if notes is not None:
+                notes.append(_note(type(tokenizer).__name__))
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         # The tokenizers library raises plain Exception for a tokenizer.json that it cannot use.
         raise _unsupported(f"the tokenizer cannot be loaded ({type(error).__name__})") from error
@@ -33,6 +43,31 @@ def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def _follows_its_file(tokenizer: Any, file: Path) -> bool:
+    """Whether both give plain text the same tokens; a folder without the file has nothing to follow."""
+    from tokenizers import Tokenizer
+
+    if not file.exists():
+        return True
+    by_file = Tokenizer.from_file(str(file))
+    by_file.no_truncation()
+    by_file.no_padding()
+    ids: list[list[int]] = [
+        each.encode(_CUT_OTHERWISE, add_special_tokens=False).ids for each in (by_file, tokenizer.backend_tokenizer)
+    ]
+    return ids[0] == ids[1]
+
+
+def _note(class_name: str) -> str:
+    import transformers
+
+    return (
+        f"transformers {transformers.__version__} loads this model's tokenizer as {class_name}, which cuts text "
+        "otherwise than the model's tokenizer.json says. Training follows tokenizer.json: load the tokenizer with "
+        "PreTrainedTokenizerFast.from_pretrained for serving, and check that the server does."
+    )
 
 
 def _unsupported(what: str) -> CloisterError:
@@ -67,6 +102,8 @@ class TokenizerKit:
     pad_id: int
     stop_tokens: tuple[str, ...] = ()
     """Tokens besides the end-of-sequence token at which servers end an answer."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of it."""
 
     def digest(self) -> str:
         """sha256 over everything here."""
@@ -89,7 +126,7 @@ def stop_ids(model_folder: Path) -> list[int]:
     return []
 
 
-def tokenizer_kit(tokenizer: Any, stops: Sequence[int] = ()) -> TokenizerKit:
+def tokenizer_kit(tokenizer: Any, stops: Sequence[int] = (), notes: Sequence[str] = ()) -> TokenizerKit:
     """The kit of a loaded fast tokenizer; `stops` are the model's `stop_ids`. Raises CloisterError ModelUnsupported."""
     around = tokenizer(_PROBE)["input_ids"]
     inside = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
@@ -114,6 +151,7 @@ def tokenizer_kit(tokenizer: Any, stops: Sequence[int] = ()) -> TokenizerKit:
         eos_id=tokenizer.eos_token_id,
         pad_id=pad_id if pad_id is not None else 0,
         stop_tokens=tuple(token for token, at in tokenizer.get_added_vocab().items() if at in stops and token != eos),
+        notes=tuple(notes),
     )
 
 
