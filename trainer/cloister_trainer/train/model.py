@@ -14,11 +14,13 @@ from cloister_api.spec_training import Precision, Quantization
 from cloister_trainer.model.complete import incomplete
 from cloister_trainer.model.config import native_config, read_config
 from cloister_trainer.model.cost import COMPUTE_TYPES
+from cloister_trainer.model.families import FAMILIES
 from cloister_trainer.train import attention, nf4
 from cloister_trainer.train.layout import MicroBatch
 from cloister_trainer.train.loss import Head, summed_cross_entropy
 from cloister_trainer.train.norms import fuse_norms
 from cloister_trainer.train.randomness import StatelessDropout
+from cloister_trainer.train.routers import keep_routers_as_stock
 
 CPU = torch.device("cpu")
 
@@ -59,6 +61,9 @@ def load_base(
         raise incomplete(lacking)
     if device.type == "cuda":
         fuse_norms(model)
+    family = FAMILIES[config.model_type]
+    if family.own_class is None:
+        keep_routers_as_stock(model, family.routers)
     return frozen(nf4.settle(model) if quantised else model)
 
 
