@@ -38,14 +38,18 @@ class MemoryPlan:
         return self.limit is None or self.peak_bytes <= self.limit
 
 
-def plan_memory(inputs: PlanInputs) -> MemoryPlan:
+def plan_memory(inputs: PlanInputs, kept: Choice | None = None) -> MemoryPlan:
     """The fastest choice that fits, or the smallest one when none does.
 
-    In this order: the lowest ZeRO stage; no recomputation where the micro-batch can still be large enough to keep the
-    device busy; the largest micro-batch.
+    In this order: `kept`, an earlier start's choice, so that this one rounds as that did; the lowest ZeRO stage; no
+    recomputation where the micro-batch can still be large enough to keep the device busy; the largest micro-batch.
     """
     if not inputs.on_gpu or inputs.gpu_memory is None:
         return _unlimited(inputs)
+    if kept is not None and _allows(inputs, kept):
+        again = MemoryPlan(kept, device_parts(inputs, kept), inputs.gpu_memory)
+        if again.fits:
+            return again
     for stage in _stages(inputs):
         for hpz in _hpz(inputs, stage):
             plans = {}
@@ -57,6 +61,18 @@ def plan_memory(inputs: PlanInputs) -> MemoryPlan:
                 return chosen
     smallest = Choice(_stages(inputs)[-1], _checkpointing(inputs)[-1], _sizes(inputs)[-1])
     return MemoryPlan(smallest, device_parts(inputs, smallest), inputs.gpu_memory)
+
+
+def _allows(inputs: PlanInputs, kept: Choice) -> bool:
+    """Whether the job leaves the choice open."""
+    fixed = inputs.micro_batch_tokens is not None or not inputs.packing
+    tokens = kept.micro_batch_tokens in _sizes(inputs) if fixed else kept.micro_batch_tokens >= inputs.longest
+    return (
+        tokens
+        and kept.zero_stage in _stages(inputs)
+        and kept.hpz in _hpz(inputs, kept.zero_stage)
+        and kept.gradient_checkpointing in _checkpointing(inputs)
+    )
 
 
 def _unlimited(inputs: PlanInputs) -> MemoryPlan:

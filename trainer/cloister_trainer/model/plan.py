@@ -17,7 +17,7 @@ from cloister_trainer.model.families import FAMILIES, Family
 from cloister_trainer.model.folder import InspectedModel
 from cloister_trainer.model.host import disk_parts, host_parts
 from cloister_trainer.model.memory import plan_memory
-from cloister_trainer.model.memory_parts import PlanInputs
+from cloister_trainer.model.memory_parts import Choice, PlanInputs
 from cloister_trainer.model.plan_warnings import plan_warnings
 from cloister_trainer.model.settings import (
     can_quantise,
@@ -32,12 +32,17 @@ from cloister_trainer.records import TokensIndex, TrainPlan
 
 
 def build_train_plan(
-    run: Run, inspected: InspectedModel, index: TokensIndex, free_memory: int | None = None
+    run: Run,
+    inspected: InspectedModel,
+    index: TokensIndex,
+    free_memory: int | None = None,
+    kept: Choice | None = None,
 ) -> TrainPlan:
     """Choose what the job leaves open, and refuse what cannot work.
 
     `free_memory` is what one device really has free, in bytes, after its context was made; without it the memory that
-    the job or the administrator gives for the GPU counts.
+    the job or the administrator gives for the GPU counts. `kept`, an earlier start's choice, is chosen again where the
+    job still leaves it open and it still fits.
 
     Raises SpecInvalid for settings that contradict model or data, DoesNotFit with the lines that would fit.
     """
@@ -46,7 +51,7 @@ def build_train_plan(
     check_with_data(run, inspected, index)
     on_gpus = run.spec.distribution.gpus_per_worker > 0
     inputs = plan_inputs(run, inspected, index, targets, free_memory, on_gpus=on_gpus)
-    chosen = plan_memory(inputs)
+    chosen = plan_memory(inputs, kept)
     if not chosen.fits:
         raise CloisterError(FailureReason.DOES_NOT_FIT, does_not_fit(inputs, chosen))
     training = run.spec.training

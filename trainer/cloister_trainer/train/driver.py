@@ -26,7 +26,7 @@ from cloister_trainer.train.failures import worst
 from cloister_trainer.train.interruption import Interruption
 from cloister_trainer.train.launch import Start, WorkerGroup, own_address, ray_cluster
 from cloister_trainer.train.memory_kills import MemoryKills
-from cloister_trainer.train.messages import Ended, Message, Phase, Request, Waiting
+from cloister_trainer.train.messages import Ended, Message, Phase, Request, Warned
 from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.progress import Display
 from cloister_trainer.train.staged import completed_checks
@@ -276,8 +276,8 @@ class Driver:
                 seen.ended = message
             case Phase():
                 seen.stepping = False
-            case Waiting():
-                self._reporter.warn(message.why)
+            case Warned():
+                self._reporter.warn(message.what)
             case FailureSeen():
                 seen.failures.append(
                     CloisterError(message.reason, message.message, step=message.step, node=message.node)

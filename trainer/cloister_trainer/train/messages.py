@@ -27,10 +27,10 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Why training waits, as a sentence."""
+class Warned:
+    """What the user is to know while it lasts, as a sentence."""
 
-    why: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ended:
     step: int
 
 
-Message = Event | Phase | Waiting | Ended
+Message = Event | Phase | Warned | Ended
 
 
 class Sink(Protocol):

@@ -1,7 +1,7 @@
 """Routers of mixtures choose experts as transformers has them choose: outside autocast.
 
-DeepSeek's and GLM's routers multiply in float32. Autocast would run that product in bf16, and then a few per cent of the
-tokens visit other experts in training than where the adapter is served.
+DeepSeek's and GLM's routers multiply in float32. Autocast would run that product in bf16, and then a few per cent of
+the tokens visit other experts in training than where the adapter is served.
 """
 
 from __future__ import annotations

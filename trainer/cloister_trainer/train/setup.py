@@ -22,7 +22,9 @@ from cloister_trainer.train.engine import Engine, deepspeed_config, prepare_deep
 from cloister_trainer.train.inputs import Inputs
 from cloister_trainer.train.lora import WEIGHTS_FILE, add_lora, load_adapter_state, trainable_parameters
 from cloister_trainer.train.lora_layers import ADAPTER, adapts_experts, lora_layers
+from cloister_trainer.train.messages import Warned
 from cloister_trainer.train.model import TrainingModule, load_base
+from cloister_trainer.train.state import Layout, TrainState
 from cloister_trainer.train.targets import targets_in, tensors_in
 
 T = TypeVar("T")
@@ -102,7 +104,7 @@ def load_initial_adapter(context: WorkerContext, peft_model: Any, uri: str) -> N
     load_adapter_state(peft_model, load(context.storage.read(join(uri, WEIGHTS_FILE))), uri)
 
 
-def plan_again(context: WorkerContext, inputs: Inputs) -> WorkerContext:
+def plan_again(context: WorkerContext, inputs: Inputs, state: TrainState) -> WorkerContext:
     """The context with a plan for the memory that is really free on every GPU. Raises CloisterError (DOES_NOT_FIT).
 
     On CPUs the plan stays: another process may take or give back memory at any time.
@@ -112,6 +114,16 @@ def plan_again(context: WorkerContext, inputs: Inputs) -> WorkerContext:
     free = torch.tensor(torch.cuda.mem_get_info(context.device)[0], device=context.device)
     if context.world_size > 1:
         dist.all_reduce(free, op=dist.ReduceOp.MIN)
+    return plan_for(context, inputs, state, int(free))
+
+
+def plan_for(context: WorkerContext, inputs: Inputs, state: TrainState, free_memory: int) -> WorkerContext:
+    """The context with a plan for so many free bytes on every GPU, which `state` keeps for the next start.
+
+    Where as many ranks made the checkpoint, its layout is taken again, so that a deterministic run gives the same bits
+    whatever else uses the GPUs; where that no longer fits, the user is told.
+    """
+    before = state.layout if state.layout is not None and state.layout.ranks == context.world_size else None
     folder = inputs.model.folder
     inspected = InspectedModel(
         record=context.plan.model,
@@ -119,7 +131,12 @@ def plan_again(context: WorkerContext, inputs: Inputs) -> WorkerContext:
         folder=folder,
         tensors=tensors_in(folder, [file.name for file in context.plan.model.weight_files]),
     )
-    plan = build_train_plan(context.run, inspected, context.plan.data, free_memory=int(free))
+    kept = None if before is None else before.choice
+    plan = build_train_plan(context.run, inspected, context.plan.data, free_memory, kept)
+    state.layout = Layout.of(plan, context.world_size)
+    if before is not None and state.layout != before and context.is_first:
+        what = f"This start has {state.layout}; the one before had {before}, so sums round otherwise from here on."
+        context.sink.push(Warned(f"{what} The job's settings or the GPUs' free memory differ."))
     return dataclasses.replace(context, plan=context.plan.model_copy(update={"plan": plan}))
 
 

@@ -8,7 +8,38 @@ from pydantic import ConfigDict
 
 from cloister_api.base import ApiModel
 from cloister_api.spec_training import Evaluation
-from cloister_trainer.records import EvaluationPoint
+from cloister_trainer.model.memory_parts import Choice
+from cloister_trainer.records import EvaluationPoint, TrainPlan
+
+
+class Layout(ApiModel):
+    """How a start laid its work out on GPUs: another layout adds up the same numbers in another order."""
+
+    ranks: int
+    zero_stage: int
+    gradient_checkpointing: bool
+    micro_batch_tokens: int
+    hpz: bool
+
+    @classmethod
+    def of(cls, plan: TrainPlan, ranks: int) -> Layout:
+        """What the plan says for so many ranks."""
+        return cls(
+            ranks=ranks,
+            zero_stage=plan.zero_stage,
+            gradient_checkpointing=plan.gradient_checkpointing,
+            micro_batch_tokens=plan.micro_batch_tokens,
+            hpz=plan.hpz_partition is not None,
+        )
+
+    @property
+    def choice(self) -> Choice:
+        """To plan with."""
+        return Choice(self.zero_stage, self.gradient_checkpointing, self.micro_batch_tokens, self.hpz)
+
+    def __str__(self) -> str:
+        recomputed = "recomputing" if self.gradient_checkpointing else "nothing recomputed"
+        return f"ZeRO stage {self.zero_stage}, {recomputed}, {self.micro_batch_tokens:,} tokens a micro-batch"
 
 
 class TrainState(ApiModel):
@@ -35,6 +66,8 @@ class TrainState(ApiModel):
     """The same times the number of GPUs."""
     world_sizes: list[int] = []
     """Number of ranks of each start that made a checkpoint."""
+    layout: Layout | None = None
+    """The newest start's on GPUs; None on CPUs, where the run's plan is every start's."""
     self_tests: dict[str, str] = {}
     """Name of each start-up test and what it saw, of the first start."""
 

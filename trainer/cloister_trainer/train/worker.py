@@ -23,7 +23,7 @@ from cloister_trainer.train.failures import explain
 from cloister_trainer.train.feed import BatchFeed, StepBatch
 from cloister_trainer.train.finish import finish
 from cloister_trainer.train.inputs import Inputs, fetch_inputs
-from cloister_trainer.train.messages import Ended, Phase, Waiting
+from cloister_trainer.train.messages import Ended, Phase, Warned
 from cloister_trainer.train.metrics import drop_parts_beyond, reset_peak_memory, take_parts_of
 from cloister_trainer.train.patience import Patience
 from cloister_trainer.train.recorder import Recorder
@@ -120,7 +120,7 @@ def train(context: WorkerContext, watchdog: Watchdog, state: TrainState) -> Ende
     say("Fetching the model and the tokens")
     inputs = fetch_inputs(context, watchdog.beat)
     say("Loading the model")
-    context = plan_again(context, inputs)
+    context = plan_again(context, inputs, state)
     built = build(context, inputs, watchdog.beat)
     if state.step > 0:
         restore_checkpoint(context, built, checkpoint, state.step)
@@ -156,7 +156,7 @@ def wait_for_store(
     """Pause once, beating; the log and the driver hear why."""
     why = f"{failure} Waiting {seconds:.0f} s for the store."
     log.warning(why)
-    context.sink.push(Waiting(why))
+    context.sink.push(Warned(why))
     tell()
     time.sleep(seconds)
     watchdog.beat()
