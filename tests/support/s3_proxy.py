@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +20,7 @@ from support.seaweedfs import Identity, SeaweedFS
 
 CHUNK_BYTES = 64 * 1024
 CONDITIONS = ("if-match", "if-none-match")
+METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
 @dataclass
@@ -41,7 +42,9 @@ class Faults:
     change: Callable[[str, bytes], bytes] = field(default=lambda _path, chunk: chunk)
     """Changes the chunks of a GET's body on their way: (path, chunk) -> a chunk of equal length."""
     answer: tuple[int, str] | None = None
-    """Every PUT is answered with this HTTP status and S3 error code."""
+    """Requests are answered with this HTTP status and S3 error code …"""
+    answered: Container[str] = ("PUT",)
+    """… those of these methods."""
 
 
 class S3Proxy:
@@ -120,7 +123,7 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if self.command == "PUT" and proxy.faults.answer is not None:
+            if self.command in proxy.faults.answered and proxy.faults.answer is not None:
                 return self._answer(*proxy.faults.answer)
             upstream = http.client.HTTPConnection("127.0.0.1", proxy.store.port)
             try:
@@ -146,7 +149,8 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/xml")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            if self.command != "HEAD":
+                self.wfile.write(text)
 
         def _send_upstream(self, upstream: http.client.HTTPConnection, body: bytes) -> None:
             headers = list(self.headers.items())

@@ -1,4 +1,4 @@
-"""The driver with a Ray of its own: workers and drivers that are killed, and an interruption."""
+"""The driver with a Ray of its own: workers that are sent away or killed, killed drivers, an interruption."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cloister_trainer.reporter import Reporter
 from cloister_trainer.storage import open_storage
 from cloister_trainer.train.driver import train
 from support.driver_process import driver_of
+from support.odd_rank import STEP_S
 from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
 
@@ -75,6 +76,34 @@ def test_a_worker_that_is_sent_away_or_killed_costs_not_a_bit(tmp_path: Path, in
     told: list[Event] = []
     assert train(tiny.run, tiny.plan, open_storage(), Reporter(), tiny.scratch, told.append) == checks
     assert told == [events[-1]]
+
+
+@pytest.mark.timeout(300)
+def test_a_drained_rank_other_than_the_first_has_the_step_under_way_stored_and_nothing_else(
+    tmp_path: Path, inputs: Path
+) -> None:
+    """No checkpoint is due: without the wish of one rank, which all have to hear of, an hour's steps would be lost."""
+    tiny = make_run(tmp_path, inputs=inputs, steps=4, workers=2, checkpoint={"interval": "1h"})
+    with driver_of(tiny, {STEP_S: "3"}) as driver:
+        events = driver.events()
+        made = next(event.step for event in events if isinstance(event, Progress))
+        drained = log_holder(driver.workers(), tiny.scratch / "logs" / "1" / "rank-01.log")
+        drained.send_signal(signal.SIGTERM)
+        later = list(events)
+        assert driver.process.wait(timeout=30) == ExitCode.DONE
+
+    told = [event for event in later if isinstance(event, CheckpointSaved | Restarted | Done)]
+    assert [event.event for event in told] == ["checkpoint", "restart", "checkpoint", "done"]
+    assert [event.step for event in told if isinstance(event, CheckpointSaved)] == [made + 1, 4]
+    restarted = later.index(told[1])
+    assert next(event.step for event in later[restarted:] if isinstance(event, Progress)) == made + 2
+    assert [row["step"] for row in tiny.metrics()] == [1, 2, 3, 4]
+    assert tiny.checks()["worldSizes"] == [2, 2]
+
+
+def log_holder(workers: list[psutil.Process], log: Path) -> psutil.Process:
+    """The rank that writes this log."""
+    return next(worker for worker in workers if str(log) in {file.path for file in worker.open_files()})
 
 
 @pytest.mark.timeout(900)

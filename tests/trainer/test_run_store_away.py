@@ -26,6 +26,7 @@ from cloister_trainer.train.patience import LONGEST_PAUSE_S, STORE_PATIENCE_S, P
 from cloister_trainer.train.state import TrainState
 from support.driver_process import driver_of
 from support.pods import wait_until
+from support.s3_proxy import METHODS, S3Proxy
 from support.seaweedfs import SeaweedFS
 from support.tiny_ranks import run_ranks
 from support.tiny_run import TinyRun, make_run
@@ -44,7 +45,23 @@ def store() -> Iterator[SeaweedFS]:
         yield store
 
 
-def environment_of(store: SeaweedFS) -> dict[str, str]:
+class SkewedStore(S3Proxy):
+    """The store to somebody whose clock is wrong by more than it takes, as long as it is "away"."""
+
+    def go_away(self) -> None:
+        self.faults.answer, self.faults.answered = (403, "RequestTimeTooSkewed"), METHODS
+
+    def come_back(self) -> None:
+        self.faults.answer = None
+
+
+@pytest.fixture(scope="module")
+def skewed_store(store: SeaweedFS) -> Iterator[SkewedStore]:
+    with SkewedStore(store) as skewed:
+        yield skewed
+
+
+def environment_of(store: SeaweedFS | SkewedStore) -> dict[str, str]:
     return {**store.environment(), "AWS_MAX_ATTEMPTS": "1"}
 
 
@@ -154,6 +171,30 @@ def test_the_last_checkpoint_is_written_again_until_the_store_is_back(
         waiting.wait(AWAY)
 
 
+def test_a_clock_that_the_store_refuses_is_waited_for_as_an_outage_is(
+    tmp_path: Path, inputs: Path, skewed_store: SkewedStore
+) -> None:
+    tiny = run_in(tmp_path, inputs)
+    storage = open_storage(environ=environment_of(skewed_store))
+    writer = CheckpointWriter(storage, tiny.run.layout, 2, tmp_path / "writing")
+    said: list[str] = []
+
+    def set_the_clock(failure: CloisterError, _seconds: float) -> None:
+        said.append(failure.message)
+        skewed_store.come_back()
+
+    skewed_store.go_away()
+    part = (tiny.run.layout.metrics_part(3), b"{}\n")
+    index = CheckpointIndex(step=3, settings={}, files=[], state=TrainState(step=3))
+    writer.write(index, {"a": torch.ones(2)}, None, part, lambda _uri: None)
+    writer.wait(Patience(set_the_clock))
+    writer.close()
+    skewed_store.go_away()
+    assert Patience(set_the_clock).call(lambda: newest_step(storage, tiny.run.layout)) == 3
+    assert len(said) == 2
+    assert all("clock" in sentence for sentence in said)
+
+
 def test_the_other_ranks_beat_whenever_the_first_goes_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     wire: queue.Queue[Any] = queue.Queue()
     beats: list[str] = []
@@ -212,10 +253,12 @@ def test_all_ranks_outlast_a_store_that_is_away_for_longer_than_the_deadline(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("which", ["store", pytest.param("skewed_store", marks=pytest.mark.soak)])
 def test_a_run_waits_for_its_store_between_starts_and_at_its_end(
-    tmp_path: Path, inputs: Path, store: SeaweedFS
+    which: str, tmp_path: Path, inputs: Path, request: pytest.FixtureRequest
 ) -> None:
     """The store goes with a worker, and is away again at the last checkpoint: nothing but time is lost."""
+    store: SeaweedFS | SkewedStore = request.getfixturevalue(which)
     tiny = run_in(
         tmp_path,
         inputs,

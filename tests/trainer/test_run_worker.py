@@ -147,7 +147,7 @@ def test_killed_at_a_random_step_it_ends_with_the_same_bits(tmp_path: Path, inpu
     assert broken.checks()["evaluations"] == whole.checks()["evaluations"]
 
 
-@pytest.mark.parametrize(("stage", "steps", "precision", "tolerance"), [(0, 30, "FP32", 1e-4), (3, 15, "BF16", 2e-2)])
+@pytest.mark.parametrize(("stage", "steps", "precision", "tolerance"), [(0, 30, "FP32", 1e-5), (3, 15, "BF16", 2e-2)])
 def test_interrupted_it_goes_on_with_the_same_bits_or_on_another_number_of_ranks(
     tmp_path: Path, inputs: Path, stage: int, steps: int, precision: str, tolerance: float
 ) -> None:
@@ -168,8 +168,8 @@ def test_interrupted_it_goes_on_with_the_same_bits_or_on_another_number_of_ranks
     assert run_ranks(moved, 3).end() == Ended("finished", steps)
     assert run_ranks(stopped, 2).end() == Ended("finished", steps)
     assert stopped.adapter() == whole.adapter()
-    a, b = load(moved.adapter()), load(whole.adapter())
-    assert max((a[name] - b[name]).abs().max().item() for name in a) < tolerance
+    losses, expected = ([row["loss"] for row in run.metrics()] for run in (moved, whole))
+    assert losses == pytest.approx(expected, abs=tolerance)
     assert moved.checks()["worldSizes"] == [2, 3]
     assert [row["step"] for row in moved.metrics()] == list(range(1, steps + 1))
     assert "movement" in stopped.checks()["selfTests"]

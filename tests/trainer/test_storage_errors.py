@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
+import re
 import socket
 import subprocess
 import traceback
@@ -27,7 +28,7 @@ from cloister_trainer.storage import (
     Unsupported,
     open_storage,
 )
-from support.s3_proxy import Faults, S3Proxy
+from support.s3_proxy import METHODS, Faults, S3Proxy
 from support.seaweedfs import Identity, SeaweedFS, free_ports, new_identity
 from support.storage_operations import OPERATIONS, WRITES, failure, quick
 
@@ -103,7 +104,7 @@ def test_a_store_that_is_gone_is_unreachable(seaweedfs: SeaweedFS, operation: st
         (503, "SlowDown", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
         (500, "InternalError", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
         (400, "ExpiredToken", AccessDenied, FailureReason.STORAGE_ACCESS_DENIED),
-        (403, "RequestTimeTooSkewed", AccessDenied, FailureReason.STORAGE_ACCESS_DENIED),
+        (403, "RequestTimeTooSkewed", Unreachable, FailureReason.STORAGE_UNAVAILABLE),
         (301, "PermanentRedirect", MissingBucket, FailureReason.SPEC_INVALID),
         (404, "NoSuchKey", MissingObject, FailureReason.SPEC_INVALID),
         (400, "HttpsExpected", RequestRefused, FailureReason.SPEC_INVALID),
@@ -120,6 +121,18 @@ def test_a_stores_answer_is_told_in_a_sentence(
         error = failure("write", quick(proxy.environment()), "s3://models/x", tmp_path)
     assert (type(error), error.reason) == (expected, reason)
     assert "s3://models/x" in error.message
+
+
+@each_operation
+def test_a_refused_time_is_an_outage_that_names_the_clock(
+    seaweedfs: SeaweedFS, uri: str, operation: str, tmp_path: Path
+) -> None:
+    """Also where the store's answer has no body, to HEAD, of which most operations make use."""
+    with S3Proxy(seaweedfs, Faults(answer=(403, "RequestTimeTooSkewed"), answered=METHODS)) as proxy:
+        error = failure(operation, quick(proxy.environment()), uri, tmp_path)
+    assert (type(error), error.reason) == (Unreachable, FailureReason.STORAGE_UNAVAILABLE)
+    assert re.search(r"this machine's clock says \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00:00; set it", error.message)
+    assert uri in error.message
 
 
 def test_a_store_that_ignores_conditions_is_unsupported(seaweedfs: SeaweedFS, s3_uri: str) -> None:

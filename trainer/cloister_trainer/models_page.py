@@ -92,8 +92,8 @@ def _how_to_read() -> Iterator[str]:
         "loading, and each keeps a copy of its files.",
         "- With experts: the preset `AllWithExperts` on 80 GiB GPUs.",
         "- The plan is arithmetic. On one H100 it was 1.02 to 1.03 times what training a model of Llama 3.1 8B's shape "
-        "allocated, with nothing recomputed ([figures](benchmarks-gpu.md)); recomputing, several GPUs, and published "
-        "models beyond SmolLM2-135M were not tried.",
+        "allocated, and 1.19 times where activations are recomputed ([figures](benchmarks-gpu.md)); several GPUs, and "
+        "published models beyond SmolLM2-135M were not tried.",
         "- Without GPUs (`distribution.gpusPerWorker: 0`) the base must fit into host memory. That is for models below "
         "a billion parameters, and for trying things out.",
         "- Embeddings, the head and norms are frozen in every family.",

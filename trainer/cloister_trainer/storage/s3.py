@@ -59,6 +59,8 @@ class S3Backend:
             except ClientError as error:
                 if http_status(error) == 404:
                     self._require_bucket(location)
+                if http_status(error) == 403:
+                    self._require_access(location)
                 raise
         return ObjectInfo(str(location), location.name, found["ContentLength"], found["ETag"].strip('"'))
 
@@ -163,6 +165,10 @@ class S3Backend:
                     f"The bucket s3://{location.root} does not exist at {self._endpoint} (asked for {location}): "
                     "create it or correct the URI."
                 ) from None
+
+    def _require_access(self, location: Location) -> None:
+        """What a 403 of an answer without a body was about: a GET's answer says so in its body."""
+        self._client.get_object(Bucket=location.root, Key=location.path)["Body"].close()
 
     @contextmanager
     def _errors(self, location: Location, doing: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -79,8 +80,9 @@ _ANSWERS = (
         "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
     ),
     _answer(
-        AccessDenied,
-        f"The object store refused the request's time {_DOING}: set this machine's clock or the store's.",
+        Unreachable,  # whoever's clock it is, the keys are right, and clocks are set without a change of the job
+        f"The object store at {{endpoint}} refused the request's time {_DOING}: this machine's clock says {{now}}; set "
+        "it, or the store's.",
         "RequestTimeTooSkewed",
     ),
     _answer(
@@ -159,5 +161,8 @@ def _from_response(error: ClientError, location: Location, doing: str, endpoint:
     by_code = (each for each in _ANSWERS if code in each.codes)
     answer = next(by_code, None) or next(each for each in _ANSWERS if status in each.statuses)
     bucket = f"{location.scheme}://{location.root}"
-    sentence = answer.sentence.format(bucket=bucket, endpoint=endpoint, doing=doing, location=location, code=code)
+    now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+    sentence = answer.sentence.format(
+        bucket=bucket, endpoint=endpoint, doing=doing, location=location, code=code, now=now
+    )
     return answer.error(sentence)
