@@ -117,9 +117,10 @@ def test_packed_examples_see_what_transformers_own_attention_shows_each_alone(
             torch.testing.assert_close(hidden, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_longrope_lets_one_long_example_change_the_others_of_its_row(tmp_path: Path) -> None:
-    """Phi-4-mini's tiny form takes its long frequencies above 128 tokens; such rows are not packed."""
-    base = save_tiny_model(tmp_path, "Phi-4-mini")
+@pytest.mark.parametrize("variant", ["Phi-4-mini", "Phi-3.5-MoE"])
+def test_longrope_lets_one_long_example_change_the_others_of_its_row(variant: str, tmp_path: Path) -> None:
+    """The tiny forms take what is for long rows above 128 tokens; such rows are not packed."""
+    base = save_tiny_model(tmp_path, variant)
     switch = position_switch(read_config(base))
     assert switch == 128
     module = with_adapter(base, random_b=True)
