@@ -102,6 +102,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "original_max_position_embeddings": 64,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 3.1": (
         "llama",
@@ -133,7 +141,26 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "Phi-3.5-MoE": (
+        "phimoe",
+        {
+            "attention_bias": True,
+            "lm_head_bias": True,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0, 1.0, 1.5, 2.0],
+                "long_factor": [1.0, 2.0, 4.0, 8.0],
+                "short_mscale": 1.2,
+                "long_mscale": 1.4,
+                "original_max_position_embeddings": 128,
+            },
+        },
+    ),
+    "phimoe with a short window": ("phimoe", {"sliding_window": 20}),
     "Moonlight": ("deepseek_v3", {"q_lora_rank": None}),
+    "DeepSeek-V3": ("deepseek_v3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}),
+    "DeepSeek-V2": ("deepseek_v2", {"rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}}),
 }
 """Models whose config.json differs from its family's usual one in what matters here."""
 

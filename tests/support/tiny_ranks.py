@@ -46,6 +46,7 @@ def run_ranks(
     as_if_large: bool = False,
     told_steps: int = 0,
     hangs_at: int | None = None,
+    spoils: str | None = None,
     step_s: float = 0,
     device: str = "cpu",
 ) -> Ranks:
@@ -56,8 +57,9 @@ def run_ranks(
     `watch` sees each of rank 0's messages; its second argument acts: `stop` asks for a checkpoint and an end, `abort`
     for stacks and an end, `kill` ends all ranks with SIGKILL, `freeze` stops the last one with SIGSTOP. When a rank
     ends by itself without a result, the others are killed, as Ray would do. Of the first `told_steps` steps rank 0's
-    messages hold a `tiny_rank.StepTold`. In step `hangs_at` the last rank waits for ever, in Python. Each
-    step takes `step_s` seconds at least.
+    messages hold a `tiny_rank.StepTold`. In step `hangs_at` the last rank waits for ever, in Python. The last
+    rank changes its shard of the frozen parameter whose name ends as `spoils` says. Each step takes `step_s` seconds at
+    least.
     """
     from support import odd_rank, tiny_rank
 
@@ -85,8 +87,11 @@ def run_ranks(
             told_steps,
             device,
         )
-        hangs = hangs_at is not None and rank == world_size - 1
-        main = partial(odd_rank.hanging, hangs_at) if hangs else partial(odd_rank.slow, step_s)
+        main = partial(odd_rank.slow, step_s)
+        if rank == world_size - 1 and hangs_at is not None:
+            main = partial(odd_rank.hanging, hangs_at)
+        elif rank == world_size - 1 and spoils is not None:
+            main = partial(odd_rank.spoiling, spoils)
         process = context.Process(target=main, args=(task, theirs, request), daemon=True)
         process.start()
         theirs.close()

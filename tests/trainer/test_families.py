@@ -17,7 +17,7 @@ from cloister_trainer.prepare.tokenizer import load_tokenizer
 from cloister_trainer.publish.adapter_checks import check_adapter
 from cloister_trainer.steps import prepare_step
 from cloister_trainer.train.layout import collate
-from cloister_trainer.train.lora import save_adapter, trainable_parameters
+from cloister_trainer.train.lora import save_adapter
 from cloister_trainer.train.selftests import (
     check_base_loss,
     check_frozen,
@@ -26,7 +26,7 @@ from cloister_trainer.train.selftests import (
     frozen_checksums,
 )
 from support.family_job import job_context
-from support.stock_peft import logits_as_trained, logits_of_stock
+from support.learning import assert_it_reloads, train
 from support.tiny_inputs import make_tokenizer
 from support.tiny_models import (
     SETTINGS,
@@ -40,8 +40,6 @@ from support.tiny_models import (
 )
 
 CPU = torch.device("cpu")
-ROUNDING = 1e-5
-"""Training adds B A x to W x, where stock PEFT adds B A to a weight that it is given by name before it multiplies."""
 PACKABLE = [name for name in SETTINGS if FAMILIES[name].packing]
 UNPACKABLE = [name for name in SETTINGS if not FAMILIES[name].packing]
 MIXTURES = [name for name in PACKABLE if FAMILIES[name].experts is not None]
@@ -119,9 +117,10 @@ def test_packed_examples_see_what_transformers_own_attention_shows_each_alone(
             torch.testing.assert_close(hidden, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_longrope_lets_one_long_example_change_the_others_of_its_row(tmp_path: Path) -> None:
-    """Phi-4-mini's tiny form takes its long frequencies above 128 tokens; such rows are not packed."""
-    base = save_tiny_model(tmp_path, "Phi-4-mini")
+@pytest.mark.parametrize("variant", ["Phi-4-mini", "Phi-3.5-MoE"])
+def test_longrope_lets_one_long_example_change_the_others_of_its_row(variant: str, tmp_path: Path) -> None:
+    """The tiny forms take what is for long rows above 128 tokens; such rows are not packed."""
+    base = save_tiny_model(tmp_path, variant)
     switch = position_switch(read_config(base))
     assert switch == 128
     module = with_adapter(base, random_b=True)
@@ -154,26 +153,3 @@ def adapter_and_loss(base: Path) -> tuple[str, list[str], float]:
     module = with_adapter(base, random_b=True)
     loss = module(collate(ListExamples([30, 12]), (0, 1), "cpu"))
     return type(module.base).__name__, list(adapter_state(module.model)), float(loss.detach())
-
-
-def train(module: Any, examples: ListExamples, steps: int) -> list[float]:
-    micro_batch = collate(examples, tuple(range(len(examples))), "cpu")
-    parameters = list(trainable_parameters(module.model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=2e-2)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = module(micro_batch) / micro_batch.label_count
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def assert_it_reloads(module: Any, base: Path, folder: Path) -> None:
-    """Stock PEFT on stock transformers has the trained model's logits: the same bits where both multiply alike."""
-    save_adapter(module.model, adapter_state(module.model), folder, "s3://models/base")
-    as_trained, as_peft_multiplies, attention = logits_as_trained(module)
-    _, reloaded = logits_of_stock(base, folder, attention)
-    assert torch.equal(as_peft_multiplies, reloaded)
-    assert float((as_trained - reloaded).abs().max()) <= ROUNDING * max(1.0, float(reloaded.abs().max()))

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from cloister_trainer.model.families import FAMILIES
 from support.family_job import STEPS, Published, expected_parameters, prepare_train_publish
+from support.frozen_base import assert_frozen
 from support.one_ray import one_ray
 from support.stock_peft import logits_as_trained, logits_of_stock
 
@@ -67,7 +68,7 @@ def assert_whole(published: Published, model_type: str) -> None:
     assert all(bool(tensor.any()) for tensor in adapter.values())
     assert any(".experts." in name for name in adapter) is with_experts
     assert not [name for name in adapter if any(f".{router}." in name for router in family.routers)]
-    assert published.checks["frozenUnchanged"]
+    assert_frozen(published.checks, published.model)
 
     as_trained, as_peft_multiplies, attention = logits_as_trained(published.training_module())
     base, reloaded = logits_of_stock(published.model, published.folder, attention)

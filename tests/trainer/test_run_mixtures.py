@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from cloister_api.errors import CloisterError
+from cloister_api.reasons import FailureReason
 from cloister_trainer.model.families import FAMILIES
+from support.frozen_base import assert_frozen
 from support.tiny_inputs import make_tokenizer, record_of
 from support.tiny_models import save_tiny_model
 from support.tiny_ranks import run_ranks
@@ -68,8 +71,18 @@ def test_adapted_experts_train_in_shards_as_they_do_whole(model_type: str, recom
     assert experts and all(bool(one[name].any()) for name in experts)
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=0)
-    assert sharded.checks()["frozenUnchanged"]
+    assert_frozen(sharded.checks(), inputs / "model")
     assert_merged_as_stock_peft_does(inputs / "model", sharded)
+
+
+def test_a_router_one_of_whose_shards_changes_ends_the_run(tmp_path: Path) -> None:
+    """Each rank sums the bits of its own shards: what another rank's router has become no other rank can see."""
+    tiny = make_run(tmp_path, workers=2, stage=3, steps=3, train=8, inputs=inputs_of("mixtral", tmp_path))
+    ended = run_ranks(tiny, 2, as_if_large=True, spoils="layers.1.mlp.gate.weight")
+    with pytest.raises(CloisterError, match=r"frozen weights: 1 base tensors .*layers\.1\.mlp\.gate\.weight") as failed:
+        ended.end()
+    assert failed.value.reason is FailureReason.SELF_TEST_FAILED
+    assert not tiny.stored("adapter").exists()
 
 
 def assert_merged_as_stock_peft_does(base: Path, tiny: TinyRun) -> None:

@@ -181,6 +181,8 @@ FAMILIES: dict[str, Family] = {
         renames=(*SPARSE_BLOCK, (".mlp.gate.", ".mlp.router.")),
         window_in_mask=True,
         servers=(Server.VLLM,),
+        unproven="Examples of more than 4,096 tokens: transformers' class takes LongRoPE's frequencies of short ones "
+        "for them, and a server may not.",
         fused_norms=False,
     ),
     "qwen2": Family("Qwen2, Qwen2.5, QwQ", LLAMA_ATTENTION, LLAMA_MLP, QWEN_LICENSES, servers=BOTH),

@@ -65,6 +65,11 @@ def _longrope(pairs: int, positions: int, **more: Any) -> dict[str, Any]:
 TIED = {"tie_word_embeddings": True}
 UNTIED = {"tie_word_embeddings": False}
 HEAD_64, HEAD_128, HEAD_256 = ({"head_dim": size} for size in (64, 128, 256))
+PHI_MOE_MORE = {
+    "attention_bias": True,
+    "lm_head_bias": True,
+    **_longrope(64, 131072, short_mscale=1.24, long_mscale=1.24),
+}
 SEVEN_LIGHTNING_THEN_FULL = ["linear_attention"] * 7 + ["full_attention"]
 
 PUBLISHED: dict[str, tuple[Published, ...]] = {
@@ -123,7 +128,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published(
             "Phi-3.5-MoE",
             41.9,
-            _shape(4096, 6400, 32, 32, 8, 32064, num_local_experts=16, sliding_window=131072),
+            _shape(4096, 6400, 32, 32, 8, 32064, num_local_experts=16, sliding_window=131072, **PHI_MOE_MORE),
         ),
     ),
     "qwen2": (
