@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,6 +42,8 @@ class Task:
     """Of how many first steps rank 0 tells what the optimizer was given."""
     device: str = "cpu"
     """The first GPU with "cuda": for one rank."""
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    """The test's own: a process from a forkserver has the one that its server began with."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def array(tensor: torch.Tensor) -> NDArray[np.float32]:
 def main(task: Task, pipe: Connection, request: Any) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.world_size))
     os.environ.update(
+        task.environment,
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(task.port),
         RANK=str(task.rank),
