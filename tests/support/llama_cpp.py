@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
 SOURCE_LOCK, TOOLS_LOCK = REQUIREMENTS / "llama.txt", REQUIREMENTS / "llama-build.txt"
 RECIPE = 1
@@ -48,6 +51,41 @@ for messages in asked["conversations"]:
 json.dump(answers, sys.stdout)
 """
 
+# Takes the tokens' ids, so that a tiny model needs no tokenizer that llama.cpp knows. The cache keeps float32.
+_LOGITS = """
+import sys
+import numpy
+from llama_cpp import Llama
+
+base, adapter, out, *tokens = sys.argv[1:]
+cache = {"type_k": 0, "type_v": 0}
+llama = Llama(base, lora_path=adapter or None, n_ctx=64, logits_all=True, verbose=False, n_threads=1, **cache)
+llama.eval([int(token) for token in tokens])
+numpy.save(out, llama.scores[: len(tokens)])
+"""
+_CONVERT_WITHOUT_VOCABULARY = """
+import runpy, sys
+
+folder, vocabulary, *sys.argv = sys.argv[1:]
+sys.path[:0] = [folder, folder + "/gguf-py"]
+import conversion
+
+model_class = conversion.get_model_class
+
+def set_vocab(self):
+    self._set_vocab_none()
+    self.gguf_writer.add_vocab_size(int(vocabulary))
+
+def without_vocabulary(*arguments, **named):
+    found = model_class(*arguments, **named)
+    found.set_vocab = set_vocab
+    return found
+
+conversion.get_model_class = without_vocabulary
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_COUNT = "import sys, gguf; print(len(gguf.GGUFReader(sys.argv[1]).tensors))"
+
 
 def folder() -> Path:
     """Where it lies when it is built: `python` with its packages, `lib`, and `llama.cpp` with the converters."""
@@ -63,6 +101,42 @@ def convert(script: str, *arguments: str | Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(folder() / "python")}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-4000:]
+
+
+def convert_without_vocabulary(model: Path, vocabulary: int, file: Path) -> None:
+    """The model in `model` as a GGUF file with its weights alone: those of tiny models have no known tokenizer.
+
+    Its tokenizer.json is written: llama.cpp cuts Gemma 3's embeddings to as many rows as that has tokens.
+    """
+    tokens = {"vocab": {str(token): token for token in range(vocabulary)}}
+    (model / "tokenizer.json").write_text(json.dumps({"model": tokens, "added_tokens": []}))
+    source = folder() / "llama.cpp"
+    arguments = (source, vocabulary, source / "convert_hf_to_gguf.py", model, "--outtype", "f32", "--outfile", file)
+    _python(_CONVERT_WITHOUT_VOCABULARY, *arguments)
+
+
+def count_tensors(file: Path) -> int:
+    """Tensors in a GGUF file."""
+    return int(_python(_COUNT, file))
+
+
+def logits(base: Path, adapter: Path | None, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """llama.cpp's logits [tokens, vocabulary]; all files are GGUF."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "logits.npy"
+        _python(_LOGITS, base, adapter or "", out, *tokens)
+        found: NDArray[np.float32] = np.load(out)
+    return found
+
+
+def _python(script: str, *arguments: object) -> str:
+    """What the script prints, run apart with llama.cpp's packages; its last words as an AssertionError if it fails."""
+    packages = os.pathsep.join(map(str, (folder() / "python", folder() / "llama.cpp" / "gguf-py")))
+    environment = os.environ | {"PYTHONPATH": packages, "LLAMA_CPP_LIB_PATH": str(folder() / "lib")}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    return ended.stdout
 
 
 def answers(

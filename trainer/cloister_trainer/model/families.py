@@ -68,7 +68,7 @@ class Family:
     """The sliding window exists only in transformers' mask: `eager` where an example is longer than the window."""
     servers: tuple[Server, ...] = ()
     """Inference servers that load LoRA adapters of this family: vLLM as its list of supported models says, llama.cpp
-    where convert_lora_to_gguf.py knows the architecture and none of its tensors is cut up in a way that it cannot."""
+    where its logits with a converted adapter are stock PEFT's."""
     own_class: str | None = None
     """The module of ours with the architecture's class, where transformers has none."""
     tested: Literal["tiny", "real"] = "tiny"
@@ -160,7 +160,7 @@ FAMILIES: dict[str, Family] = {
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),
         ("mlp.fc1", "mlp.fc2"),
         MIT,
-        servers=(Server.VLLM,),
+        servers=BOTH,
         fused_norms=False,
     ),
     "phi3": Family(
@@ -234,7 +234,7 @@ FAMILIES: dict[str, Family] = {
         MIT,
         experts=Experts(),
         routers=("mlp.gate",),
-        servers=(Server.VLLM,),
+        servers=BOTH,
     ),
     "deepseek_v2": Family(
         "DeepSeek-V2, DeepSeek-Coder-V2",
