@@ -1,4 +1,4 @@
-"""Ranks that behave oddly: one that hangs inside a step, one that changes the base, and ranks whose steps are slow."""
+"""Ranks that behave oddly: one hangs in a step, one changes the base, one plans for a GPU; or steps are slow."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def spoiling(parameter: str, *arguments: Any) -> None:
             found.ds_tensor.data.view(-1)[0] += 1
 
     before_each_step(spoil)
+    tiny_rank.main(*arguments)
+
+
+def planning(free_memory: int, *arguments: Any) -> None:
+    """`tiny_rank.main` of a rank that plans as if it had a GPU with so many bytes free, and computes on the CPU."""
+    from cloister_trainer.train import setup, worker
+    from support import tiny_rank
+
+    worker.plan_again = lambda context, inputs, state: setup.plan_for(context, inputs, state, free_memory)
     tiny_rank.main(*arguments)
 
 

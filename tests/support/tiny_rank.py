@@ -110,6 +110,7 @@ def array(tensor: torch.Tensor) -> NDArray[np.float32]:
 
 def main(task: Task, pipe: Connection, request: Any) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.world_size))
+    os.environ.clear()
     os.environ.update(
         task.environment,
         MASTER_ADDR="127.0.0.1",

@@ -48,6 +48,7 @@ def run_ranks(
     hangs_at: int | None = None,
     spoils: str | None = None,
     step_s: float = 0,
+    free_memory: int | None = None,
     device: str = "cpu",
 ) -> Ranks:
     """Run the worker function in `world_size` processes joined by gloo, and wait for their ends.
@@ -59,7 +60,7 @@ def run_ranks(
     ends by itself without a result, the others are killed, as Ray would do. Of the first `told_steps` steps rank 0's
     messages hold a `tiny_rank.StepTold`. In step `hangs_at` the last rank waits for ever, in Python. The last
     rank changes its shard of the frozen parameter whose name ends as `spoils` says. Each step takes `step_s` seconds at
-    least.
+    least. With `free_memory` a start plans as on GPUs with so many bytes free.
     """
     from support import odd_rank, tiny_rank
 
@@ -92,6 +93,8 @@ def run_ranks(
             main = partial(odd_rank.hanging, hangs_at)
         elif rank == world_size - 1 and spoils is not None:
             main = partial(odd_rank.spoiling, spoils)
+        elif free_memory is not None:
+            main = partial(odd_rank.planning, free_memory)
         process = context.Process(target=main, args=(task, theirs, request), daemon=True)
         process.start()
         theirs.close()

@@ -40,6 +40,19 @@ def test_in_bf16_every_router_answers_as_transformers_own_does(model_type: str, 
             assert as_tuple(answer)[0].dtype is torch.float32
 
 
+def test_a_router_takes_what_autocast_has_made_float32(tmp_path: Path) -> None:
+    """As a LayerNorm's output is on GPUs."""
+    module = with_adapter(save_tiny_model(tmp_path, "phimoe", torch.bfloat16), precision=Precision.BF16)
+    router = module.base.get_submodule("model.layers.0.mlp.router")
+    hidden = torch.randn(7, module.base.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = router(hidden)
+    with torch.no_grad():
+        expected = type(router).forward(router, hidden.to(torch.bfloat16))
+    for ours, theirs in zip(as_tuple(found), as_tuple(expected), strict=True):
+        assert ours.dtype is theirs.dtype and torch.equal(ours, theirs)
+
+
 def as_tuple(answer: Any) -> tuple[torch.Tensor, ...]:
     """Some routers return logits, shares and experts, others one of them."""
     return answer if isinstance(answer, tuple) else (answer,)

@@ -184,6 +184,7 @@ def test_no_micro_batch_is_longer_than_a_batch_of_the_longest_examples() -> None
     given = inputs(SMALL, 80, longest=4000, tokens_per_step=16_000, examples_per_step=4)
     assert plan_memory(given).choice.micro_batch_tokens == 16_000
     assert plan_memory(replace(given, gpus_per_worker=2)).choice.micro_batch_tokens == 8000
+    assert plan_memory(replace(given, gpus_per_worker=3)).choice.micro_batch_tokens == 8000
 
 
 def test_without_packing_a_micro_batch_is_one_example() -> None:

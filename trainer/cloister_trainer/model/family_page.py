@@ -101,7 +101,7 @@ def _facts(model_type: str, family: Family, planned: Sequence[Planned]) -> Itera
     yield f"- Packing: {_packing(family, planned)}."
     yield f"- Usual licences: {', '.join(f'[{each}](#{_anchor(license_heading(each))})' for each in family.licenses)}."
     servers = " and ".join(NAMES[server] for server in family.servers)
-    yield f"- Servers that load its adapters, by their own lists: {servers or 'none that is known'}."
+    yield f"- Servers that load its adapters: {servers or 'none that is known'}."
     if family.own_class:
         yield (
             "- Its adapter loads in vLLM, or in PEFT with Cloister's class for the base; not in plain transformers, "

@@ -111,7 +111,7 @@ def _sizes(inputs: PlanInputs) -> list[int]:
         return [inputs.longest]
     wanted = _useful_tokens(inputs)
     steps = [power * factor // 2 for power in (1 << n for n in range(8, 22)) for factor in (2, 3)]
-    most = _share(inputs, inputs.examples_per_step * inputs.longest)
+    most = _share(inputs, inputs.examples_per_step) * inputs.longest
     sizes = sorted({max(min(size, most), inputs.longest) for size in steps if size < 2 * wanted}, reverse=True)
     return sizes or [inputs.longest]
 
@@ -121,9 +121,9 @@ def _useful_tokens(inputs: PlanInputs) -> int:
     return max(inputs.longest, min(_share(inputs, inputs.tokens_per_step), MOST_TOKENS))
 
 
-def _share(inputs: PlanInputs, tokens: int) -> int:
-    """What each device gets of a batch's tokens."""
-    return math.ceil(tokens / (inputs.workers * max(1, inputs.gpus_per_worker)))
+def _share(inputs: PlanInputs, amount: int) -> int:
+    """What each device gets of a batch's tokens or examples, at most."""
+    return math.ceil(amount / (inputs.workers * max(1, inputs.gpus_per_worker)))
 
 
 def _largest(inputs: PlanInputs, choice: Choice) -> MemoryPlan | None:

@@ -11,7 +11,7 @@ from cloister_api.errors import CloisterError
 from cloister_api.layout import cache_folder, join
 from cloister_api.run import Run
 from cloister_trainer.cpus import usable_cpus
-from cloister_trainer.prepare.index import adopt_index, make_index
+from cloister_trainer.prepare.index import adopt_index, make_index, with_notes
 from cloister_trainer.prepare.job import check_rows, content_digest, row_options, vocabulary_size
 from cloister_trainer.prepare.row_worker import RowWorker
 from cloister_trainer.prepare.select import Selection, select
@@ -61,10 +61,10 @@ def prepare_tokens(
         vocabulary = vocabulary_size(model_folder)
         if (stored := read_index(storage, folder, digest)) is not None:
             reporter.say(f"The tokens of this dataset are already at {folder}; nothing is tokenised.")
-            return folder, adopt_index(stored, surveyed, vocabulary)
+            return folder, with_notes(adopt_index(stored, surveyed, vocabulary), options.kit.notes)
         if (earlier := earlier_tokens(run, storage, digest)) is not None:
             reporter.say(f"The tokens at {earlier[0]} are of this dataset; nothing is tokenised.")
-            return earlier[0], adopt_index(earlier[1], surveyed, vocabulary)
+            return earlier[0], with_notes(adopt_index(earlier[1], surveyed, vocabulary), options.kit.notes)
         selection = _select(run, surveyed)
         scratch.mkdir(parents=True, exist_ok=True)
         to = Destination(storage, folder, scratch, digest)
@@ -79,7 +79,7 @@ def prepare_tokens(
     storage.write(join(folder, INDEX), index.model_dump_json(by_alias=True).encode())
     storage.delete_prefix(join(folder, GROUPS))
     _tell(index, reporter)
-    return folder, index
+    return folder, with_notes(index, options.kit.notes)
 
 
 def read_index(storage: Storage, folder: str, digest: str) -> TokensIndex | None:

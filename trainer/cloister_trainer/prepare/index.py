@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 from cloister_trainer.prepare.report import DATE_NOTE, data_notes, data_report, report_sources
@@ -35,7 +37,7 @@ def make_index(
     largest_id = max(group.largest_id for group in groups)
     _check_vocabulary(largest_id, vocabulary)
     stop_token, template_notes = _stop_token(options, surveyed)
-    notes = [*options.kit.notes, *template_notes, *data_notes(surveyed, selection, counts, options)]
+    notes = template_notes + data_notes(surveyed, selection, counts, options)
     return TokensIndex(
         digest=digest,
         train=[shard for group in groups for shard in group.train],
@@ -60,6 +62,11 @@ def adopt_index(index: TokensIndex, surveyed: list[SurveyedSource], vocabulary: 
     """
     _check_vocabulary(index.largest_id, vocabulary)
     return index.model_copy(update={"report": {**index.report, "sources": report_sources(surveyed)}})
+
+
+def with_notes(index: TokensIndex, notes: Sequence[str]) -> TokensIndex:
+    """The index with this job's own notes in its report: what is stored serves other jobs, too."""
+    return index.model_copy(update={"report": {**index.report, "notes": [*notes, *index.report.get("notes", ())]}})
 
 
 def _stop_token(options: RowOptions, surveyed: list[SurveyedSource]) -> tuple[int | None, list[str]]:

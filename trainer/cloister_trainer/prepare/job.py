@@ -15,7 +15,7 @@ from cloister_api.spec_data import Dataset
 from cloister_trainer.model.settings import max_length
 from cloister_trainer.prepare.row_worker import RowOptions
 from cloister_trainer.prepare.survey import SurveyedSource
-from cloister_trainer.prepare.tokenizer import load_tokenizer, stop_ids, tokenizer_kit
+from cloister_trainer.prepare.tokenizer import read_tokenizer, stop_ids, tokenizer_kit
 from cloister_trainer.storage import MissingObject, Storage
 
 STORED_FORMAT = 2
@@ -30,8 +30,7 @@ def row_options(spec: FineTuneJobSpec, storage: Storage, model_folder: Path, pos
     """
     longest = max_length(spec.training, position_limit)
     template = read_chat_template(storage, spec.model.chat_template)
-    notes: list[str] = []
-    tokenizer = load_tokenizer(model_folder, template, notes)
+    tokenizer, notes = read_tokenizer(model_folder, template)
     return RowOptions(
         kit=tokenizer_kit(tokenizer, stop_ids(model_folder), notes),
         train_on=spec.dataset.train_on,

@@ -13,28 +13,30 @@ from cloister_api.errors import CloisterError
 from cloister_api.reasons import FailureReason
 
 _PROBE = "a"
-_CUT_OTHERWISE = (
-    "In 2024, 1234567 users don't  PAY 3.14159\n\n  for_x != e\u0301\u00e9 \ufb01 \u4e2d\u6587\t\u201cok\u201d"
+_TEXT = (
+    "In 2024, 1234567 users don't PAY'LL  3.14159\n\n  for_x != e\u0301 \ufb01 \u4e2d\u6587\t\u201cok\u201d);\n/x\r\n"
+    "\u0939\u093f\u0928\u094d\u0926\u0940"
 )
 """Text that common pre-tokenizers and normalizers treat each in its own way."""
 
 
-def load_tokenizer(folder: Path, chat_template: str | None, notes: list[str] | None = None) -> Any:
-    """The tokenizer in a model folder (transformers' PreTrainedTokenizerFast), with the given template over its own.
+def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
+    """`read_tokenizer`'s tokenizer."""
+    return read_tokenizer(folder, chat_template)[0]
 
-    Only fast tokenizers, which tell where in the text a token lies, and never the model folder's own code. Some
-    classes of transformers take the vocabulary from tokenizer.json and cut text in a way of their own: where that gives
-    other tokens, the file counts, which says how the model was trained, and `notes` gets a sentence.
+
+def read_tokenizer(folder: Path, chat_template: str | None) -> tuple[Any, list[str]]:
+    """The fast tokenizer in a model folder, with the given template over its own, and what is worth knowing of it.
+
+    Only fast tokenizers, which tell where in the text a token lies, and never the model folder's own code. Text is cut
+    as tokenizer.json says, which is how the model was trained.
     Raises CloisterError ModelUnsupported.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        if tokenizer.is_fast and not _follows_its_file(tokenizer, folder / "tokenizer.json"):
-            if notes is not None:
-                notes.append(_note(type(tokenizer).__name__))
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        notes = _follow_file(tokenizer, folder / "tokenizer.json") if tokenizer.is_fast else []
     except Exception as error:
         # The tokenizers library raises plain Exception for a tokenizer.json that it cannot use.
         raise _unsupported(f"the tokenizer cannot be loaded ({type(error).__name__})") from error
@@ -42,22 +44,30 @@ def load_tokenizer(folder: Path, chat_template: str | None, notes: list[str] | N
         raise _unsupported("the tokenizer has no fast version")
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    return tokenizer
+    return tokenizer, notes
 
 
-def _follows_its_file(tokenizer: Any, file: Path) -> bool:
-    """Whether both give plain text the same tokens; a folder without the file has nothing to follow."""
+def _follow_file(tokenizer: Any, file: Path) -> list[str]:
+    """Have the tokenizer cut text as the file says; a note when it would have found other tokens in `_TEXT`.
+
+    Classes of transformers' that are made for a family take the vocabulary from the file and build the rest themselves.
+    What they know of special tokens stays. The general class reads all of the file.
+    """
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    if not file.exists():
-        return True
-    by_file = Tokenizer.from_file(str(file))
-    by_file.no_truncation()
-    by_file.no_padding()
-    ids: list[list[int]] = [
-        each.encode(_CUT_OTHERWISE, add_special_tokens=False).ids for each in (by_file, tokenizer.backend_tokenizer)
-    ]
-    return ids[0] == ids[1]
+    if type(tokenizer) is PreTrainedTokenizerFast or not file.exists():
+        return []
+    backend, by_file = tokenizer.backend_tokenizer, Tokenizer.from_file(str(file))
+    special = next(iter(tokenizer.all_special_tokens), "")
+
+    def found() -> list[list[int]]:
+        return [backend.encode(text, add_special_tokens=False).ids for text in (_TEXT, f"{special}{_TEXT}")]
+
+    by_class = found()
+    backend.normalizer, backend.pre_tokenizer = by_file.normalizer, by_file.pre_tokenizer
+    backend.model, backend.decoder = by_file.model, by_file.decoder
+    return [] if found() == by_class else [_note(type(tokenizer).__name__)]
 
 
 def _note(class_name: str) -> str:

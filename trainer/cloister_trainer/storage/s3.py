@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,14 +54,15 @@ class S3Backend:
     def head(self, location: Location) -> ObjectInfo:
         """The object's size and ETag."""
         with self._errors(location, "reading"):
+            found: Mapping[str, Any]
             try:
                 found = self._client.head_object(Bucket=location.root, Key=location.path)
             except ClientError as error:
                 if http_status(error) == 404:
                     self._require_bucket(location)
-                if http_status(error) == 403:
-                    self._require_access(location)
-                raise
+                if http_status(error) != 403:
+                    raise
+                found = self._head_by_get(location)
         return ObjectInfo(str(location), location.name, found["ContentLength"], found["ETag"].strip('"'))
 
     def open(self, location: Location, start: int, length: int | None, etag: str | None) -> S3Stream:
@@ -166,9 +167,11 @@ class S3Backend:
                     "create it or correct the URI."
                 ) from None
 
-    def _require_access(self, location: Location) -> None:
-        """What a 403 of an answer without a body was about: a GET's answer says so in its body."""
-        self._client.get_object(Bucket=location.root, Key=location.path)["Body"].close()
+    def _head_by_get(self, location: Location) -> Mapping[str, Any]:
+        """After a 403, whose answer to a HEAD has no body to say why: a GET's says so, or is the object."""
+        found: Mapping[str, Any] = self._client.get_object(Bucket=location.root, Key=location.path)
+        found["Body"].close()
+        return found
 
     @contextmanager
     def _errors(self, location: Location, doing: str) -> Iterator[None]:

@@ -28,7 +28,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Warned:
-    """What the user is to know while it lasts, as a sentence."""
+    """What the user is to know of the workers, as a sentence."""
 
     what: str
 

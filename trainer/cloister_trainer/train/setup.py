@@ -120,10 +120,11 @@ def plan_again(context: WorkerContext, inputs: Inputs, state: TrainState) -> Wor
 def plan_for(context: WorkerContext, inputs: Inputs, state: TrainState, free_memory: int) -> WorkerContext:
     """The context with a plan for so many free bytes on every GPU, which `state` keeps for the next start.
 
-    Where as many ranks made the checkpoint, its layout is taken again, so that a deterministic run gives the same bits
-    whatever else uses the GPUs; where that no longer fits, the user is told.
+    A deterministic run takes the layout of its checkpoint again, where as many ranks made that, so that it gives the
+    same bits whatever else uses the GPUs; where it no longer fits, the user is told.
     """
-    before = state.layout if state.layout is not None and state.layout.ranks == context.world_size else None
+    deterministic = context.run.spec.training.deterministic
+    before = state.layout if deterministic and state.layout and state.layout.ranks == context.world_size else None
     folder = inputs.model.folder
     inspected = InspectedModel(
         record=context.plan.model,

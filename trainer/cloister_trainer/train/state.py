@@ -39,7 +39,8 @@ class Layout(ApiModel):
 
     def __str__(self) -> str:
         recomputed = "recomputing" if self.gradient_checkpointing else "nothing recomputed"
-        return f"ZeRO stage {self.zero_stage}, {recomputed}, {self.micro_batch_tokens:,} tokens a micro-batch"
+        stage = f"ZeRO stage {self.zero_stage}{' with hpZ' if self.hpz else ''}"
+        return f"{stage}, {recomputed}, {self.micro_batch_tokens:,} tokens a micro-batch"
 
 
 class TrainState(ApiModel):
