@@ -135,6 +135,13 @@ def test_a_refused_time_is_an_outage_that_names_the_clock(
     assert uri in error.message
 
 
+def test_a_head_that_alone_is_refused_is_answered_by_a_get(seaweedfs: SeaweedFS, uri: str) -> None:
+    with S3Proxy(seaweedfs, Faults(answer=(403, "RequestTimeTooSkewed"), answered=("HEAD",))) as proxy:
+        (found,) = quick(proxy.environment()).list(uri)
+    assert (found.uri, found.size) == (uri, 1)
+    assert found.etag == quick(seaweedfs.environment()).list(uri)[0].etag
+
+
 def test_a_store_that_ignores_conditions_is_unsupported(seaweedfs: SeaweedFS, s3_uri: str) -> None:
     with S3Proxy(seaweedfs, Faults(ignore_conditions=True)) as proxy:
         storage = open_storage(environ=proxy.environment())
