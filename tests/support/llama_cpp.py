@@ -97,10 +97,7 @@ def folder() -> Path:
 
 def convert(script: str, *arguments: str | Path) -> None:
     """Run one of llama.cpp's converters in this Python, which has torch and transformers."""
-    command = [sys.executable, str(folder() / "llama.cpp" / script), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(folder() / "python")}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-4000:]
+    _python(folder() / "llama.cpp" / script, *arguments)
 
 
 def convert_without_vocabulary(model: Path, vocabulary: int, file: Path) -> None:
@@ -112,29 +109,29 @@ def convert_without_vocabulary(model: Path, vocabulary: int, file: Path) -> None
     (model / "tokenizer.json").write_text(json.dumps({"model": tokens, "added_tokens": []}))
     source = folder() / "llama.cpp"
     arguments = (source, vocabulary, source / "convert_hf_to_gguf.py", model, "--outtype", "f32", "--outfile", file)
-    _python(_CONVERT_WITHOUT_VOCABULARY, *arguments)
+    _python("-c", _CONVERT_WITHOUT_VOCABULARY, *arguments)
 
 
 def count_tensors(file: Path) -> int:
     """Tensors in a GGUF file."""
-    return int(_python(_COUNT, file))
+    return int(_python("-c", _COUNT, file))
 
 
 def logits(base: Path, adapter: Path | None, tokens: Sequence[int]) -> NDArray[np.float32]:
     """llama.cpp's logits [tokens, vocabulary]; all files are GGUF."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "logits.npy"
-        _python(_LOGITS, base, adapter or "", out, *tokens)
+        _python("-c", _LOGITS, base, adapter or "", out, *tokens)
         found: NDArray[np.float32] = np.load(out)
     return found
 
 
-def _python(script: str, *arguments: object) -> str:
-    """What the script prints, run apart with llama.cpp's packages; its last words as an AssertionError if it fails."""
+def _python(*arguments: object, given: str | None = None) -> str:
+    """What Python prints, run apart with llama.cpp's packages; its last words as an AssertionError if it fails."""
     packages = os.pathsep.join(map(str, (folder() / "python", folder() / "llama.cpp" / "gguf-py")))
     environment = os.environ | {"PYTHONPATH": packages, "LLAMA_CPP_LIB_PATH": str(folder() / "lib")}
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, *map(str, arguments)]
+    ended = subprocess.run(command, env=environment, input=given, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-4000:]
     return ended.stdout
 
@@ -143,10 +140,6 @@ def answers(
     base: Path, adapter: Path | None, conversations: Sequence[Any], *, tokens: int, scale: float = 1.0
 ) -> list[str]:
     """llama.cpp's greedy answers, with the chat template of the base's file; all files are GGUF."""
-    environment = os.environ | {
-        "PYTHONPATH": str(folder() / "python"),
-        "LLAMA_CPP_LIB_PATH": str(folder() / "lib"),
-    }
     asked = {
         "base": str(base),
         "adapter": str(adapter) if adapter else None,
@@ -154,12 +147,7 @@ def answers(
         "conversations": list(conversations),
         "tokens": tokens,
     }
-    ended = subprocess.run(
-        [sys.executable, "-c", _ANSWER],
-        env=environment, input=json.dumps(asked), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    found: list[str] = json.loads(ended.stdout)
+    found: list[str] = json.loads(_python("-c", _ANSWER, given=json.dumps(asked)))
     return found
 
 

@@ -21,7 +21,7 @@ def keep_routers_as_stock(model: nn.Module, routers: Sequence[str]) -> None:
     """
     endings = tuple(f".{name}" for name in routers)
     for name, module in model.named_modules():
-        if endings and name.endswith(endings):
+        if name.endswith(endings):
             module.forward = MethodType(_forward, module)
 
 
