@@ -36,8 +36,8 @@ def load_base(
 
     `longest` is the length of the longest example in tokens. With NF4 the layers' linear modules are in 4 bits, and the
     model is on `device`, which quantises it. For a GPU its norms run in one kernel (train/norms.py); routers of
-    mixtures run outside autocast (train/routers.py). Raises ModelUnsupported where a weight of the model is not in the files or
-    has another shape there: transformers would draw it at random.
+    mixtures run outside autocast (train/routers.py). Raises ModelUnsupported where a weight of the model is not in
+    the files or has another shape there: transformers would draw it at random.
     """
     from transformers import AutoModelForCausalLM
 
